@@ -1,1 +1,22 @@
-//! x
+//! The sync server: tenant-scoped rows in PostgreSQL, where row level security has the last word.
+//!
+//! Reading order: [`app`] ties everything together; [`auth`] turns a token into a caller; [`tenant`] is the only way to
+//! tenant data; the routes stand in one module each.
+
+pub mod answer;
+pub mod app;
+pub mod auth;
+pub mod body;
+pub mod tenant;
+
+pub mod account;
+pub mod audit;
+pub mod digest;
+pub mod events;
+pub mod health;
+pub mod pull;
+pub mod push;
+pub mod stats;
+
+pub mod error;
+pub mod keys;

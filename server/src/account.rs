@@ -1,0 +1,39 @@
+//! `GET /api/v1/account`: what a workstation needs to know of a token before it binds its file to it.
+
+use axum::Json;
+use axum::extract::State;
+use coditect_shared::wire::Account;
+use tokio_postgres::types::Type;
+
+use crate::app::AppState;
+use crate::auth::{Action, Caller};
+use crate::error::ApiError;
+use crate::tenant::TenantTx;
+
+/// Who the caller is, by name.
+pub(crate) async fn show(State(state): State<AppState>, caller: Caller) -> Result<Json<Account>, ApiError> {
+    caller.role.may(Action::Read)?;
+    let tx = TenantTx::begin_snapshot(&state.pool, caller.tenant, &caller.user).await?;
+    let row = tx
+        .query_typed_opt(
+            "SELECT t.name, u.email
+               FROM tenants t JOIN users u ON u.tenant_id = t.tenant_id
+              WHERE u.id::text = $1",
+            &[(&caller.user.to_string(), Type::TEXT)],
+        )
+        .await?;
+    tx.commit().await?;
+    let row = row.ok_or_else(|| ApiError::Unauthorized {
+        code: "token_invalid",
+        message: "the user of this access token no longer exists".to_owned(),
+    })?;
+    Ok(Json(Account {
+        instance_id: state.instance_id,
+        tenant_id: caller.tenant,
+        tenant: row.get(0),
+        user_id: caller.user,
+        user: row.get(1),
+        role: caller.role.to_string(),
+        server_version: env!("CARGO_PKG_VERSION").to_owned(),
+    }))
+}

@@ -1,0 +1,126 @@
+//! The outermost layer: every request gets an id, every answer carries it, every error becomes the contract's JSON,
+//! whoever raised it, and every request leaves one line in the log.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use coditect_shared::wire::{ErrorBody, ErrorDetail, ErrorMeta};
+use jiff::Timestamp;
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use crate::error::{ApiError, Failure};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longest id that is taken over from the caller; UUIDs and trace ids fit, a log flooded by header values does not.
+const REQUEST_ID_MAX: usize = 64;
+
+/// The id of a request, for handlers that write it into audit rows: an `Extension`.
+#[derive(Clone, Debug)]
+pub struct RequestId(pub String);
+
+/// Middleware: see the module's description.
+pub async fn complete(mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let id = request_id(request.headers());
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let method = request.method().clone();
+    // The pattern, not the path: ids and queries do not belong into logs, and patterns can be counted.
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map(|path| path.as_str().to_owned());
+    let span = tracing::info_span!("request", id = %id, %method, route = route.as_deref().unwrap_or("-"));
+    async {
+        let mut response = next.run(request).await;
+        if let Some(error) = failure_of(&response, method.as_str()) {
+            log_cause(&error);
+            response = write(&error, &id);
+        }
+        if let Ok(value) = HeaderValue::from_str(&id) {
+            response.headers_mut().insert(REQUEST_ID, value);
+        }
+        tracing::info!(
+            status = response.status().as_u16(),
+            ms = started.elapsed().as_millis() as u64,
+            "answered"
+        );
+        response
+    }
+    .instrument(span)
+    .await
+}
+
+/// The caller's id if it is a plain word, so that a trace goes on through us; else a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let plain = |text: &str| {
+        (1..=REQUEST_ID_MAX).contains(&text.len())
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
+    };
+    match headers.get(&REQUEST_ID).and_then(|value| value.to_str().ok()) {
+        Some(text) if plain(text) => text.to_owned(),
+        Some(_) | None => Uuid::now_v7().to_string(),
+    }
+}
+
+/// The error in an answer: ours, or one that a library wrote in its own words.
+fn failure_of(response: &Response, method: &str) -> Option<Arc<ApiError>> {
+    if let Some(Failure(error)) = response.extensions().get::<Failure>() {
+        return Some(error.clone());
+    }
+    let is_json = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
+    let status = response.status();
+    if is_json || !(status.is_client_error() || status.is_server_error()) {
+        return None;
+    }
+    Some(Arc::new(match status {
+        StatusCode::NOT_FOUND => ApiError::NotFound("there is nothing at this path".to_owned()),
+        StatusCode::METHOD_NOT_ALLOWED => ApiError::MethodNotAllowed(method.to_owned()),
+        StatusCode::PAYLOAD_TOO_LARGE => crate::app::body_too_large(),
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+            ApiError::UnsupportedMediaType("a body is JSON, plain or in zstd or gzip".to_owned())
+        }
+        _ if status.is_client_error() => {
+            ApiError::invalid("request", status.canonical_reason().unwrap_or("bad request"))
+        }
+        _ => ApiError::Internal(anyhow::anyhow!("a layer answered {status}")),
+    }))
+}
+
+fn log_cause(error: &ApiError) {
+    if let Some(cause) = error.cause() {
+        tracing::error!(code = error.code(), "{cause:#}");
+    }
+}
+
+fn write(error: &ApiError, request_id: &str) -> Response {
+    let body = ErrorBody {
+        error: ErrorDetail {
+            code: error.code().to_owned(),
+            message: error.to_string(),
+            details: error.details(),
+        },
+        meta: ErrorMeta {
+            request_id: request_id.to_owned(),
+            timestamp: Timestamp::now().to_string(),
+        },
+    };
+    let mut response = (error.status(), axum::Json(body)).into_response();
+    if let Some(after) = error.retry_after() {
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
+    }
+    response
+}

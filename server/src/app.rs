@@ -1,0 +1,116 @@
+//! The application: what every request shares, the routes, the limits around them, and the loop that serves.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{any, get};
+use coditect_shared::limits::PUSH_BODY_MAX_BYTES;
+use deadpool_postgres::Pool;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tower_http::compression::CompressionLayer;
+use tower_http::decompression::RequestDecompressionLayer;
+use tower_http::limit::RequestBodyLimitLayer;
+use uuid::Uuid;
+
+use crate::error::ApiError;
+use crate::events::Heads;
+use crate::keys::Issuer;
+use crate::{account, answer, health};
+
+/// How long open requests may go on after the signal to stop; `serve` ends within 2 s, cluster not counted.
+const DRAIN: Duration = Duration::from_millis(1500);
+
+/// What every request shares. Cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    /// Connections of the serving role, for [`crate::tenant::TenantTx`].
+    pub pool: Pool,
+    /// Who waits for which head.
+    pub heads: Heads,
+    /// The key of the access tokens.
+    pub keys: Arc<Issuer>,
+    /// Names this database for its whole life; clients bind their files to it.
+    pub instance_id: Uuid,
+    /// Turns true when the server stops: whoever holds a request open for long ends it then.
+    pub stopping: watch::Receiver<bool>,
+}
+
+impl AppState {
+    /// The state, and the sender with which [`serve`] tells long requests to end.
+    pub fn new(pool: Pool, keys: Arc<Issuer>, instance_id: Uuid) -> (AppState, watch::Sender<bool>) {
+        let (stop, stopping) = watch::channel(false);
+        (
+            AppState {
+                pool,
+                heads: Heads::default(),
+                keys,
+                instance_id,
+                stopping,
+            },
+            stop,
+        )
+    }
+}
+
+/// All routes, with the layers around them.
+pub fn router(state: AppState) -> Router {
+    let api = Router::new()
+        .route("/account", get(account::show))
+        // Context routes (push, pull, events, digest, stats) come here.
+        ;
+    Router::new()
+        .nest("/api/v1", api)
+        .route("/health/", get(health::alive))
+        .route("/health/ready/", get(health::ready))
+        .route("/.well-known/jwks.json", get(health::jwks))
+        .fallback(any(no_such_route))
+        // Read from below: the bytes on the wire are limited, then decompressed, then limited again as they come out,
+        // so that a small body cannot unfold without end.
+        .layer(DefaultBodyLimit::max(PUSH_BODY_MAX_BYTES))
+        .layer(RequestDecompressionLayer::new())
+        .layer(RequestBodyLimitLayer::new(PUSH_BODY_MAX_BYTES))
+        .layer(CompressionLayer::new())
+        .layer(axum::middleware::from_fn(answer::complete))
+        .with_state(state)
+}
+
+/// Serves until `shutdown` resolves, then lets open requests finish for a moment.
+pub async fn serve(
+    listener: TcpListener,
+    state: AppState,
+    stop: watch::Sender<bool>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let (asked, mut was_asked) = watch::channel(false);
+    let serving = axum::serve(listener, router(state)).with_graceful_shutdown(async move {
+        shutdown.await;
+        let _ = stop.send(true);
+        let _ = asked.send(true);
+    });
+    tokio::select! {
+        served = serving.into_future() => Ok(served?),
+        () = async {
+            // An error here means that the server ended by itself, which the other branch reports.
+            if was_asked.wait_for(|asked| *asked).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(DRAIN).await;
+        } => Ok(()),
+    }
+}
+
+/// 413 for a body, with the limit.
+pub(crate) fn body_too_large() -> ApiError {
+    ApiError::TooLarge {
+        message: format!("the body is larger than {PUSH_BODY_MAX_BYTES} bytes"),
+        limit: PUSH_BODY_MAX_BYTES as u64,
+    }
+}
+
+async fn no_such_route(uri: axum::http::Uri) -> ApiError {
+    ApiError::NotFound(format!("there is nothing at {}", uri.path()))
+}
