@@ -18,5 +18,9 @@ pub mod pull;
 pub mod push;
 pub mod stats;
 
+pub mod database;
 pub mod error;
+pub mod migrate;
+pub mod serving_role;
+
 pub mod keys;
