@@ -37,22 +37,21 @@ pub struct AppState {
     pub instance_id: Uuid,
     /// Turns true when the server stops: whoever holds a request open for long ends it then.
     pub stopping: watch::Receiver<bool>,
+    stop: Arc<watch::Sender<bool>>,
 }
 
 impl AppState {
-    /// The state, and the sender with which [`serve`] tells long requests to end.
-    pub fn new(pool: Pool, keys: Arc<Issuer>, instance_id: Uuid) -> (AppState, watch::Sender<bool>) {
+    /// The state of a server that has just started.
+    pub fn new(pool: Pool, keys: Arc<Issuer>, instance_id: Uuid) -> AppState {
         let (stop, stopping) = watch::channel(false);
-        (
-            AppState {
-                pool,
-                heads: Heads::default(),
-                keys,
-                instance_id,
-                stopping,
-            },
-            stop,
-        )
+        AppState {
+            pool,
+            heads: Heads::default(),
+            keys,
+            instance_id,
+            stopping,
+            stop: Arc::new(stop),
+        }
     }
 }
 
@@ -82,22 +81,18 @@ pub fn router(state: AppState) -> Router {
 pub async fn serve(
     listener: TcpListener,
     state: AppState,
-    stop: watch::Sender<bool>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let (asked, mut was_asked) = watch::channel(false);
+    let (stop, mut stopping) = (state.stop.clone(), state.stopping.clone());
     let serving = axum::serve(listener, router(state)).with_graceful_shutdown(async move {
         shutdown.await;
         let _ = stop.send(true);
-        let _ = asked.send(true);
     });
     tokio::select! {
         served = serving.into_future() => Ok(served?),
         () = async {
-            // An error here means that the server ended by itself, which the other branch reports.
-            if was_asked.wait_for(|asked| *asked).await.is_err() {
-                std::future::pending::<()>().await;
-            }
+            // It cannot fail: the state, and in it the sender, lives as long as the server.
+            let _ = stopping.wait_for(|stopping| *stopping).await;
             tokio::time::sleep(DRAIN).await;
         } => Ok(()),
     }

@@ -31,7 +31,7 @@ pub enum ApiError {
     /// 405: the path exists, the method does not.
     #[error("this path does not take {0}")]
     MethodNotAllowed(String),
-    /// 408: the request took longer than any honest one does.
+    /// 503: the request took longer than any honest one does.
     #[error("the request took longer than {} s", .0.as_secs())]
     TimedOut(Duration),
     /// 409: the request does not fit what is stored; `code` and `details` are the contract's.
@@ -56,8 +56,8 @@ pub enum ApiError {
     /// 429: too much from one caller, or too many at once.
     #[error("{message}")]
     TooManyRequests { message: String, retry_after: Duration },
-    /// 503: the database does not answer, or is not the one that takes writes; a later try can succeed.
-    #[error("the database is not available")]
+    /// 503: the database does not answer or takes no writes, or we are at a limit; a later try can succeed.
+    #[error("the server cannot do this now, try again later")]
     Unavailable(#[source] anyhow::Error),
     /// 500: a fault of ours; the cause stands in the log under the request's id.
     #[error("an internal error")]
@@ -80,7 +80,7 @@ impl ApiError {
             ApiError::Forbidden(_) => StatusCode::FORBIDDEN,
             ApiError::NotFound(_) => StatusCode::NOT_FOUND,
             ApiError::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            ApiError::TimedOut(_) => StatusCode::REQUEST_TIMEOUT,
+            ApiError::TimedOut(_) => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Conflict { .. } => StatusCode::CONFLICT,
             ApiError::Gone { .. } => StatusCode::GONE,
             ApiError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -133,13 +133,12 @@ impl ApiError {
     /// The header `Retry-After`, where a later try can succeed.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            ApiError::Unavailable(_) => Some(RETRY_AFTER),
+            ApiError::Unavailable(_) | ApiError::TimedOut(_) => Some(RETRY_AFTER),
             ApiError::TooManyRequests { retry_after, .. } => Some(*retry_after),
             ApiError::Unauthorized { .. }
             | ApiError::Forbidden(_)
             | ApiError::NotFound(_)
             | ApiError::MethodNotAllowed(_)
-            | ApiError::TimedOut(_)
             | ApiError::Conflict { .. }
             | ApiError::Gone { .. }
             | ApiError::TooLarge { .. }

@@ -3,7 +3,12 @@
 //! Reading order: [`app`] ties everything together; [`auth`] turns a token into a caller; [`tenant`] is the only way to
 //! tenant data; the routes stand in one module each.
 
+mod admin;
 pub mod answer;
+pub mod cli;
+pub mod config;
+mod serve;
+
 pub mod app;
 pub mod auth;
 pub mod body;
@@ -18,6 +23,8 @@ pub mod pull;
 pub mod push;
 pub mod stats;
 
+pub mod cluster;
+pub mod data_dir;
 pub mod database;
 pub mod error;
 pub mod migrate;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The program `coditect-server`.
+
+fn main() -> std::process::ExitCode {
+    coditect_server::cli::main()
+}

@@ -1,0 +1,129 @@
+//! `tenant create`.
+
+use anyhow::{Context as _, bail};
+use coditect_shared::TenantId;
+use deadpool_postgres::Pool;
+use serde::Serialize;
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use super::directory::{self, Kind};
+use super::{Administration, audit, tx_for, whole};
+use crate::config::{Options, Usage};
+
+/// Longest name, as the column has it.
+const NAME_MAX_CHARS: usize = 255;
+
+/// The row made.
+#[derive(Debug, Serialize)]
+pub(crate) struct Tenant {
+    /// The same as `tenant_id`.
+    pub(crate) id: TenantId,
+    pub(crate) tenant_id: TenantId,
+    pub(crate) name: String,
+    pub(crate) created_at: String,
+}
+
+/// Makes a tenant.
+///
+/// # Errors
+/// If one of that name exists.
+pub(crate) async fn create(options: &Options, name: &str) -> anyhow::Result<Tenant> {
+    let name = name.trim();
+    if name.is_empty() || name.chars().count() > NAME_MAX_CHARS || name.chars().any(char::is_control) {
+        return Err(Usage(format!(
+            "a tenant's name has 1 to {NAME_MAX_CHARS} printable characters"
+        ))
+        .into());
+    }
+    let administration = Administration::open(options).await?;
+    let made = insert(&administration.pool, name).await;
+    administration.close(made).await
+}
+
+/// The tenant of a name (or an id).
+///
+/// # Errors
+/// If there is none.
+pub(crate) async fn find(pool: &Pool, name: &str) -> anyhow::Result<(TenantId, String)> {
+    let mut candidates: Vec<TenantId> = directory::look_up(pool, Kind::Tenant, name)
+        .await?
+        .into_iter()
+        .map(|(tenant, _)| tenant)
+        .collect();
+    candidates.extend(name.parse::<TenantId>());
+    for tenant in candidates {
+        if let Some(name) = name_of(pool, tenant).await? {
+            return Ok((tenant, name));
+        }
+    }
+    bail!("there is no tenant {name:?}")
+}
+
+async fn insert(pool: &Pool, name: &str) -> anyhow::Result<Tenant> {
+    for (holder, _) in directory::look_up(pool, Kind::Tenant, name).await? {
+        if name_of(pool, holder).await?.is_some() {
+            bail!("a tenant {name:?} exists already (its id is {holder})");
+        }
+        // Its tenant is gone and left the entry behind.
+        forget(pool, holder, name).await?;
+    }
+    let tenant = TenantId(Uuid::new_v4());
+    let tx = tx_for(pool, tenant).await?;
+    let row = tx
+        .query_typed_one(
+            "INSERT INTO tenants (tenant_id, name) VALUES ($1, $2)
+             RETURNING to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
+            &[(&tenant.0, Type::UUID), (&name, Type::TEXT)],
+        )
+        .await
+        .context("writing the tenant")?;
+    // Its unique key decides between two commands that make the same name at once.
+    tx.execute_typed(
+        "INSERT INTO login_directory (kind, digest, tenant_id) VALUES ($1, $2, $3)",
+        &[
+            (&Kind::Tenant.as_str(), Type::TEXT),
+            (&directory::digest(name), Type::BYTEA),
+            (&tenant.0, Type::UUID),
+        ],
+    )
+    .await
+    .context("entering the tenant's name into the login directory")?;
+    audit(&tx, &tenant.to_string(), "tenants", &tenant.to_string())
+        .await
+        .map_err(whole)?;
+    tx.commit().await.map_err(whole)?;
+    Ok(Tenant {
+        id: tenant,
+        tenant_id: tenant,
+        name: name.to_owned(),
+        created_at: row.get(0),
+    })
+}
+
+async fn name_of(pool: &Pool, tenant: TenantId) -> anyhow::Result<Option<String>> {
+    let tx = tx_for(pool, tenant).await?;
+    let row = tx
+        .query_typed_opt("SELECT name FROM tenants", &[])
+        .await
+        .context("reading the tenant")?;
+    tx.commit().await.map_err(whole)?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+async fn forget(pool: &Pool, tenant: TenantId, name: &str) -> anyhow::Result<()> {
+    pool.get()
+        .await
+        .context("connecting as the owner")?
+        .execute_typed(
+            "DELETE FROM login_directory WHERE kind = $1 AND digest = $2 AND tenant_id = $3",
+            &[
+                (&Kind::Tenant.as_str(), Type::TEXT),
+                (&directory::digest(name), Type::BYTEA),
+                (&tenant.0, Type::UUID),
+            ],
+        )
+        .await
+        .context("clearing the login directory")?;
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! `user create`.
+
+use anyhow::{Context as _, bail};
+use coditect_shared::TenantId;
+use deadpool_postgres::Pool;
+use serde::Serialize;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use super::directory::{self, Kind};
+use super::{Administration, audit, tenant, tx_for, whole};
+use crate::auth::Role;
+use crate::config::{Options, Usage};
+
+/// Longest address, as RFC 5321 and the column have it.
+const EMAIL_MAX_CHARS: usize = 320;
+
+/// The row made, with its membership.
+#[derive(Debug, Serialize)]
+pub(crate) struct User {
+    /// The same as `user_id`.
+    pub(crate) id: Uuid,
+    pub(crate) user_id: Uuid,
+    pub(crate) tenant_id: TenantId,
+    /// The tenant's name.
+    pub(crate) tenant: String,
+    pub(crate) email: String,
+    pub(crate) role: Role,
+    pub(crate) created_at: String,
+}
+
+/// Makes a user in a tenant.
+///
+/// # Errors
+/// If there is no such tenant, or the address is taken within it.
+pub(crate) async fn create(options: &Options, email: &str, tenant: &str, role: Role) -> anyhow::Result<User> {
+    let email = directory::normal(email);
+    if !is_address(&email) {
+        return Err(Usage(format!("{email:?} is no e-mail address")).into());
+    }
+    let administration = Administration::open(options).await?;
+    let made = insert(&administration.pool, email, tenant, role).await;
+    administration.close(made).await
+}
+
+async fn insert(pool: &Pool, email: String, tenant: &str, role: Role) -> anyhow::Result<User> {
+    let (tenant_id, tenant) = tenant::find(pool, tenant).await?;
+    let id = Uuid::new_v4();
+    let tx = tx_for(pool, tenant_id).await?;
+    let inserted = tx
+        .query_typed_one(
+            "INSERT INTO users (tenant_id, id, email) VALUES ($1, $2, $3)
+             RETURNING to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
+            &[
+                (&tenant_id.0, Type::UUID),
+                (&id, Type::UUID),
+                (&email, Type::TEXT),
+            ],
+        )
+        .await;
+    let row = match inserted {
+        Ok(row) => row,
+        Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
+            bail!("the tenant {tenant:?} has a user {email} already")
+        }
+        Err(error) => return Err(error).context("writing the user"),
+    };
+    tx.execute_typed(
+        "INSERT INTO memberships (tenant_id, user_id, role) VALUES ($1, $2, $3)",
+        &[
+            (&tenant_id.0, Type::UUID),
+            (&id, Type::UUID),
+            (&role.as_str(), Type::TEXT),
+        ],
+    )
+    .await
+    .context("writing the membership")?;
+    // An entry that is there already was left behind by a user who is gone: the unique key of users says so.
+    tx.execute_typed(
+        "INSERT INTO login_directory (kind, digest, tenant_id, user_id) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (kind, digest, tenant_id) DO UPDATE SET user_id = excluded.user_id",
+        &[
+            (&Kind::Email.as_str(), Type::TEXT),
+            (&directory::digest(&email), Type::BYTEA),
+            (&tenant_id.0, Type::UUID),
+            (&id, Type::UUID),
+        ],
+    )
+    .await
+    .context("entering the address into the login directory")?;
+    audit(&tx, &tenant_id.to_string(), "users", &id.to_string())
+        .await
+        .map_err(whole)?;
+    tx.commit().await.map_err(whole)?;
+    Ok(User {
+        id,
+        user_id: id,
+        tenant_id,
+        tenant,
+        email,
+        role,
+        created_at: row.get(0),
+    })
+}
+
+/// Whether a text can be an address at all; whether it is one, only a mail to it can tell.
+fn is_address(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('@').collect();
+    parts.len() == 2
+        && parts.iter().all(|part| !part.is_empty())
+        && text.chars().count() <= EMAIL_MAX_CHARS
+        && !text.chars().any(|c| c.is_whitespace() || c.is_control())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_an_address_is_refused() {
+        assert!(is_address("a@acme.test"));
+        for bad in ["", "a", "@b", "a@", "a@b@c", "a b@c", "a@b\n"] {
+            assert!(!is_address(bad), "{bad:?}");
+        }
+    }
+}

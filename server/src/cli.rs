@@ -1,0 +1,244 @@
+//! The command line: arguments in, results on standard output, logs on standard error, an exit code.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use jiff::SignedDuration;
+use tracing_subscriber::EnvFilter;
+
+use crate::admin;
+use crate::auth::Role;
+use crate::config::{DEFAULT_LISTEN, Options, Usage};
+use crate::database::Unreachable;
+use crate::serve;
+
+/// Longest life of a token that the command line gives out: nobody can take one back before it expires.
+const TOKEN_TTL_MAX: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+
+/// Sync server for AI coding sessions: tenant-scoped rows in PostgreSQL.
+#[derive(Parser, Debug)]
+#[command(name = "coditect-server", version)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the server; prints `listening on http://ADDR` when it takes requests
+    Serve {
+        /// Where to listen; port 0 takes a free one
+        #[arg(long, env = "CODITECT_LISTEN", value_name = "ADDR", default_value = DEFAULT_LISTEN)]
+        listen: SocketAddr,
+        /// Leave the schema alone; refuse to start if it is not up to date
+        #[arg(long)]
+        no_migrate: bool,
+    },
+    /// Bring the database's schema up to date
+    Migrate,
+    /// Customer organisations
+    #[command(subcommand)]
+    Tenant(Tenant),
+    /// People of a tenant
+    #[command(subcommand)]
+    User(User),
+    /// Access tokens of the built-in issuer
+    #[command(subcommand)]
+    Token(Token),
+    /// Print the URL with which psql reaches the database as its owner
+    DatabaseUrl,
+}
+
+#[derive(Subcommand, Debug)]
+enum Tenant {
+    /// Make a tenant
+    Create { name: String },
+}
+
+#[derive(Subcommand, Debug)]
+enum User {
+    /// Make a user in a tenant
+    Create {
+        email: String,
+        /// Name of the tenant
+        #[arg(long)]
+        tenant: String,
+        #[arg(long, value_enum, default_value = "member")]
+        role: Role,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum Token {
+    /// Print an access token for a user
+    Issue {
+        /// E-mail address of the user
+        #[arg(long, value_name = "EMAIL")]
+        user: String,
+        /// Name of the tenant, where the address belongs to users of several
+        #[arg(long)]
+        tenant: Option<String>,
+        /// How long it is valid
+        #[arg(long, default_value = "15m", value_parser = ttl)]
+        ttl: Duration,
+    },
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to standard output and are no failure.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    log_to_stderr();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&anyhow::Error::new(error).context("starting the async runtime")),
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let options = &cli.options;
+    match &cli.command {
+        Command::Serve { listen, no_migrate } => serve::run(options, *listen, !no_migrate).await,
+        Command::Migrate => {
+            let done = admin::migrate(options).await?;
+            print(options, &done, &format!("schema version {}", done.to))
+        }
+        Command::Tenant(Tenant::Create { name }) => {
+            let made = admin::tenant::create(options, name).await?;
+            print(
+                options,
+                &made,
+                &format!("tenant {} {}", made.name, made.tenant_id),
+            )
+        }
+        Command::User(User::Create { email, tenant, role }) => {
+            let made = admin::user::create(options, email, tenant, *role).await?;
+            print(
+                options,
+                &made,
+                &format!(
+                    "user {} {} ({} of {})",
+                    made.email, made.user_id, made.role, made.tenant
+                ),
+            )
+        }
+        Command::Token(Token::Issue { user, tenant, ttl }) => {
+            let issued = admin::token::issue(options, user, tenant.as_deref(), *ttl).await?;
+            print(options, &issued, &issued.token)
+        }
+        Command::DatabaseUrl => {
+            let url = admin::database_url(options).await?;
+            print(options, &serde_json::json!({"url": url}), &url)
+        }
+    }
+}
+
+/// One result on standard output: a JSON object, or a line for people.
+fn print(options: &Options, result: &impl serde::Serialize, line: &str) -> anyhow::Result<()> {
+    let text = if options.json {
+        serde_json::to_string(result).context("writing JSON")?
+    } else {
+        line.to_owned()
+    };
+    writeln!(std::io::stdout().lock(), "{text}").context("writing to standard output")
+}
+
+/// Level by `RUST_LOG`; the database driver's notices are of no interest to operators.
+fn log_to_stderr() {
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,tokio_postgres=warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    let _ = writeln!(std::io::stderr().lock(), "coditect-server: {error:#}");
+    ExitCode::from(exit_code(error))
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<Usage>().is_some() {
+        2
+    } else if error.downcast_ref::<Unreachable>().is_some() {
+        3
+    } else {
+        1
+    }
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    let parsed: SignedDuration = text
+        .parse()
+        .map_err(|_| "expected a time such as 15m, 90s or 2h".to_owned())?;
+    let ttl = Duration::try_from(parsed).map_err(|_| "a token cannot expire before it is made".to_owned())?;
+    if ttl.as_secs() == 0 || ttl > TOKEN_TTL_MAX {
+        return Err(format!(
+            "expected between 1 second and {} days",
+            TOKEN_TTL_MAX.as_secs() / 86_400
+        ));
+    }
+    Ok(ttl)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_data_directory_may_stand_before_and_after_the_command() {
+        for line in [
+            "coditect-server --data-dir /d tenant create acme",
+            "coditect-server tenant create acme --data-dir /d",
+        ] {
+            assert!(format!("{:?}", Cli::try_parse_from(line.split(' ')).unwrap()).contains("\"/d\""));
+        }
+    }
+
+    #[test]
+    fn a_life_of_a_token_is_written_as_people_write_it() {
+        assert_eq!(ttl("15m"), Ok(Duration::from_secs(900)));
+        assert_eq!(ttl("5s"), Ok(Duration::from_secs(5)));
+        for bad in ["", "soon", "0s", "-5m", "1000d"] {
+            assert!(ttl(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_exit_code_tells_wrong_usage_and_an_unreachable_database_apart() {
+        assert_eq!(exit_code(&anyhow::Error::new(Usage("x".into())).context("y")), 2);
+        assert_eq!(
+            exit_code(
+                &anyhow::anyhow!("refused")
+                    .context(Unreachable("h".into()))
+                    .context("y")
+            ),
+            3
+        );
+        assert_eq!(exit_code(&anyhow::anyhow!("x")), 1);
+    }
+}

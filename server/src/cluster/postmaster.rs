@@ -1,0 +1,277 @@
+//! One run of the PostgreSQL server process: how it is started, found again, asked and stopped.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use tokio::process::{Child, Command};
+
+use super::find::Programs;
+use super::folder::{Folder, PORT};
+
+/// How long a fast shutdown may take: it writes out what is dirty, at most the 128 MB of shared buffers.
+const FAST_STOP: Duration = Duration::from_secs(10);
+
+/// After an immediate shutdown processes end at once; the next start recovers from the log.
+const IMMEDIATE_STOP: Duration = Duration::from_secs(5);
+
+/// How often we look whether a process that is not our child has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// At this size the log is set aside at the next start, in the place of the one set aside before.
+const LOG_BYTES_MAX: u64 = 10 << 20;
+
+/// How much of the log's end goes into an error text.
+const LOG_TAIL_BYTES: u64 = 1500;
+
+/// What the cluster is run with. Given on the command line, so that they hold whatever stands in configuration files.
+const SETTINGS: &[(&str, &str)] = &[
+    // No TCP port, by which others of this machine could try their luck.
+    ("listen_addresses", ""),
+    ("unix_socket_permissions", "0700"),
+    // A commit that was acknowledged survives a power cut; the daemons delete their queue on the strength of it.
+    ("fsync", "on"),
+    ("synchronous_commit", "on"),
+    ("full_page_writes", "on"),
+    // Sixteen for the server's pool, the rest for administration, psql and a second server during a change-over.
+    ("max_connections", "60"),
+    // All our sessions speak UTF-8 and UTC; PostgreSQL would else take both from the environment.
+    ("timezone", "UTC"),
+    // Terse leaves out DETAIL, which repeats the values of rows: what developers wrote is not for the log.
+    ("log_error_verbosity", "terse"),
+    ("log_min_error_statement", "panic"),
+    ("log_checkpoints", "off"),
+    ("log_line_prefix", "%m [%p] "),
+    ("log_timezone", "UTC"),
+    ("logging_collector", "off"),
+];
+
+/// A running server process.
+#[derive(Debug)]
+pub(super) struct Postmaster {
+    pid: Pid,
+    /// `None` if it was started by a process before us.
+    child: Option<Child>,
+}
+
+/// What `postmaster.pid` says. It is filled line by line while the server starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PidFile {
+    pub(super) pid: Pid,
+    pub(super) port: Option<u16>,
+    pub(super) socket_folder: Option<PathBuf>,
+}
+
+impl PidFile {
+    /// The file of a data directory; `None` if there is none.
+    pub(super) fn read(data: &Path) -> anyhow::Result<Option<PidFile>> {
+        let path = path_of(data);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(PidFile::parse(&text)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+        }
+    }
+
+    fn parse(text: &str) -> Option<PidFile> {
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let pid = Pid::from_raw(lines.first()?.parse::<i32>().ok()?.abs())?;
+        Some(PidFile {
+            pid,
+            port: lines.get(3).and_then(|line| line.parse().ok()),
+            socket_folder: lines.get(4).filter(|line| !line.is_empty()).map(PathBuf::from),
+        })
+    }
+
+    /// Whether the process that it names is alive and a PostgreSQL server.
+    pub(super) fn is_alive(&self) -> bool {
+        is_alive(self.pid) && is_postgres(self.pid)
+    }
+}
+
+impl Postmaster {
+    /// Starts the server. It has a process group of its own: a Ctrl-C in our terminal must reach us first, who end
+    /// what uses the database before the database.
+    pub(super) fn start(
+        programs: &Programs,
+        folder: &Folder,
+        socket_folder: &Path,
+    ) -> anyhow::Result<Postmaster> {
+        let log = open_log(folder)?;
+        let mut command = Command::from(folder.command(&programs.bin.join("postgres")));
+        command
+            .arg("-D")
+            .arg(folder.data())
+            .arg("-p")
+            .arg(PORT.to_string())
+            .arg("-k")
+            .arg(socket_folder);
+        for (name, value) in SETTINGS {
+            command.arg("-c").arg(format!("{name}={value}"));
+        }
+        let child = command
+            .stdout(Stdio::from(log.try_clone().context("sharing the log file")?))
+            .stderr(Stdio::from(log))
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("starting {}", programs.bin.join("postgres").display()))?;
+        let pid = child
+            .id()
+            .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?))
+            .context("PostgreSQL ended at once")?;
+        Ok(Postmaster {
+            pid,
+            child: Some(child),
+        })
+    }
+
+    /// Takes over a server that an earlier process of ours left running.
+    pub(super) fn adopt(pid: Pid) -> Postmaster {
+        Postmaster { pid, child: None }
+    }
+
+    pub(super) fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// Whether it has ended by itself.
+    pub(super) fn has_ended(&mut self) -> bool {
+        match &mut self.child {
+            // An error means that somebody else reaped it, so it is gone.
+            Some(child) => !matches!(child.try_wait(), Ok(None)),
+            None => !is_alive(self.pid),
+        }
+    }
+
+    /// Stops it: open transactions are rolled back, what is committed is written out. One that does not end in time is
+    /// ended at once, which costs the next start a recovery and no data.
+    pub(super) async fn stop(mut self) -> anyhow::Result<()> {
+        for (signal, patience) in [(Signal::INT, FAST_STOP), (Signal::QUIT, IMMEDIATE_STOP)] {
+            if self.has_ended() {
+                return Ok(());
+            }
+            match kill_process(self.pid, signal) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(error) => return Err(error).context("telling PostgreSQL to stop"),
+            }
+            let until = Instant::now() + patience;
+            while Instant::now() < until {
+                if self.has_ended() {
+                    return Ok(());
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            tracing::warn!(
+                pid = self.pid(),
+                "PostgreSQL did not stop within {} s",
+                patience.as_secs()
+            );
+        }
+        bail!(
+            "PostgreSQL (process {}) does not stop: look into its log",
+            self.pid()
+        )
+    }
+}
+
+/// Sets a pid file aside whose process is alive but no PostgreSQL: after a restart of the machine the number belongs to
+/// somebody else, and PostgreSQL would take them for a server and refuse to start.
+pub(super) fn set_stale_pid_file_aside(data: &Path, file: &PidFile) -> anyhow::Result<()> {
+    if is_alive(file.pid) && !is_postgres(file.pid) {
+        tracing::warn!(
+            pid = file.pid.as_raw_nonzero().get(),
+            "postmaster.pid names a process that is no PostgreSQL; setting the file aside"
+        );
+        let path = path_of(data);
+        std::fs::rename(&path, data.join("postmaster.pid.stale"))
+            .with_context(|| format!("setting {} aside", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The end of the log, for an error text.
+pub(super) fn log_tail(folder: &Folder) -> String {
+    let read = || -> std::io::Result<String> {
+        let mut file = File::open(folder.log())?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+    };
+    let tail = read().unwrap_or_else(|error| format!("(unreadable: {error})"));
+    format!("{}:\n{tail}", folder.log().display())
+}
+
+/// Opens the log for appending, after one grown too long was set aside.
+pub(super) fn open_log(folder: &Folder) -> anyhow::Result<File> {
+    let path = folder.log();
+    if std::fs::metadata(&path).is_ok_and(|found| found.len() > LOG_BYTES_MAX) {
+        let _ = std::fs::rename(&path, path.with_extension("log.1"));
+    }
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("opening {}", path.display()))
+}
+
+fn path_of(data: &Path) -> PathBuf {
+    data.join("postmaster.pid")
+}
+
+fn is_alive(pid: Pid) -> bool {
+    // "Not permitted" also says that somebody is there.
+    !matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH))
+}
+
+/// Whether a living process is a PostgreSQL server, where the system tells; else we believe the pid file.
+fn is_postgres(pid: Pid) -> bool {
+    let pid = pid.as_raw_nonzero().get();
+    let named = match std::fs::read_to_string(format!("/proc/{pid}/comm")) {
+        Ok(name) => Some(name),
+        Err(_) => std::process::Command::new("ps")
+            .args(["-o", "comm=", "-p", &pid.to_string()])
+            .stderr(Stdio::null())
+            .output()
+            .ok()
+            .filter(|output| output.status.success())
+            .map(|output| String::from_utf8_lossy(&output.stdout).into_owned()),
+    };
+    named.is_none_or(|name| name.contains("postgres") || name.contains("postmaster"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_file_is_read_at_every_stage_of_a_start() {
+        let whole = "4711\n/d/pg/data\n1764000000\n5432\n/d/pg/run\n\n  5432001    131072\nready   \n";
+        let read = PidFile::parse(whole).unwrap();
+        assert_eq!(read.pid.as_raw_nonzero().get(), 4711);
+        assert_eq!(
+            (read.port, read.socket_folder),
+            (Some(5432), Some("/d/pg/run".into()))
+        );
+        let first = PidFile::parse("4711\n").unwrap();
+        assert_eq!((first.port, first.socket_folder), (None, None));
+        assert_eq!(PidFile::parse(""), None);
+    }
+
+    #[test]
+    fn a_living_process_of_another_program_is_no_postgres() {
+        let us = PidFile {
+            pid: rustix::process::getpid(),
+            port: None,
+            socket_folder: None,
+        };
+        assert!(!us.is_alive());
+    }
+}

@@ -1,0 +1,116 @@
+//! Where the server's data and database are, from arguments and environment.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+
+use crate::data_dir::{self, DataDir};
+use crate::database::Address;
+
+/// Where `serve` listens unless told otherwise.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:8377";
+
+/// Options that every command takes, before or after its name.
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    /// Folder of the server's data: keys, and the private PostgreSQL cluster [default: the platform's, /var/lib/coditect for root]
+    #[arg(long, global = true, env = "CODITECT_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+
+    /// PostgreSQL as the serving role coditect_app; without it a private cluster is run. The variable keeps a password out of the process list
+    #[arg(
+        long,
+        global = true,
+        env = "CODITECT_DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    database_url: Option<Url>,
+
+    /// PostgreSQL as the owner of the schema, for migrations and administration
+    #[arg(
+        long,
+        global = true,
+        env = "CODITECT_OWNER_DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    owner_database_url: Option<Url>,
+
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// A URL that may hold a password, and shows it to nobody.
+#[derive(Clone)]
+struct Url(String);
+
+/// Which database is meant.
+#[derive(Clone, Debug)]
+pub enum Database {
+    /// The one under the data directory.
+    Private,
+    /// One that others run. Either role may be left out by commands that do not need it.
+    External {
+        serving: Option<Address>,
+        owner: Option<Address>,
+    },
+}
+
+/// The command line asks for something that it does not give what is needed for: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+impl Options {
+    /// The data directory, made if it is missing.
+    pub fn data_dir(&self) -> anyhow::Result<DataDir> {
+        let path = match &self.data_dir {
+            Some(path) => path.clone(),
+            None => data_dir::default_path()?,
+        };
+        DataDir::open(&path)
+    }
+
+    /// The database.
+    pub fn database(&self) -> anyhow::Result<Database> {
+        let serving = self.database_url.as_ref().filter(|url| !url.0.is_empty());
+        let owner = self.owner_database_url.as_ref().filter(|url| !url.0.is_empty());
+        if serving.is_none() && owner.is_none() {
+            return Ok(Database::Private);
+        }
+        let parse = |url: Option<&Url>, name: &str| {
+            url.map(|url| {
+                url.0
+                    .parse::<Address>()
+                    .with_context(|| format!("reading {name}"))
+            })
+            .transpose()
+        };
+        Ok(Database::External {
+            serving: parse(serving, "CODITECT_DATABASE_URL (--database-url)")?,
+            owner: parse(owner, "CODITECT_OWNER_DATABASE_URL (--owner-database-url)")?,
+        })
+    }
+
+    /// The owner's URL as it was given, for the one command whose purpose is to show it.
+    pub(crate) fn owner_url(&self) -> Option<&str> {
+        self.owner_database_url
+            .as_ref()
+            .map(|url| url.0.as_str())
+            .filter(|url| !url.is_empty())
+    }
+}
+
+impl From<&str> for Url {
+    fn from(text: &str) -> Url {
+        Url(text.to_owned())
+    }
+}
+
+impl std::fmt::Debug for Url {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Url(…)")
+    }
+}

@@ -1,0 +1,176 @@
+//! `coditect-server serve`: from a data directory and perhaps a URL to a server that takes requests, and back.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use uuid::Uuid;
+
+use crate::app::{self, AppState};
+use crate::cluster::{self, Cluster};
+use crate::config::{Database, Options, Usage};
+use crate::data_dir::{DataDir, Held, Purpose};
+use crate::database::{Address, refuse_powerful_role};
+use crate::keys::Issuer;
+use crate::migrate;
+
+/// How long we wait for an administration command, which has the data directory for a moment.
+const COMMAND_ENDS: Duration = Duration::from_secs(30);
+
+/// How often we look.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Serves until SIGTERM or SIGINT.
+pub(crate) async fn run(options: &Options, listen: SocketAddr, migrate: bool) -> anyhow::Result<()> {
+    let mut stop = StopSignal::new()?;
+    let data_dir = options.data_dir()?;
+    let database = options.database()?;
+    let held = hold(&data_dir).await?;
+    // Bound first: a port that is taken is found out before a cluster is started for nothing.
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("listening on {listen}"))?;
+    match database {
+        Database::External { serving, owner } => {
+            let Some(serving) = serving else {
+                return Err(Usage(
+                    "serving needs the serving role's URL in CODITECT_DATABASE_URL".to_owned(),
+                )
+                .into());
+            };
+            tokio::select! {
+                state = prepare(&data_dir, &serving, owner.as_ref(), migrate) => serve(listener, state?, stop).await,
+                () = stop.came() => Ok(()),
+            }
+        }
+        Database::Private => {
+            let opened = tokio::select! {
+                opened = Cluster::open(&data_dir, &held) => opened?,
+                () = stop.came() => return cluster::stop_whatever_runs(&data_dir, &held).await,
+            };
+            with_cluster(opened, &data_dir, listener, migrate, stop).await
+        }
+    }
+}
+
+/// Serves from the private cluster, and stops it at the end, whatever the end is.
+async fn with_cluster(
+    mut cluster: Cluster,
+    data_dir: &DataDir,
+    listener: TcpListener,
+    migrate: bool,
+    mut stop: StopSignal,
+) -> anyhow::Result<()> {
+    let (app, owner) = (cluster.socket().serving(), cluster.socket().owner());
+    let serving = async {
+        tokio::select! {
+            state = prepare(data_dir, &app, Some(&owner), migrate) => {
+                serve(listener, state?, stop).await
+            }
+            () = stop.came() => Ok(()),
+        }
+    };
+    let served = tokio::select! {
+        served = serving => served,
+        () = cluster.keep_running() => Ok(()),
+    };
+    let stopped = cluster
+        .stop()
+        .await
+        .context("stopping the private PostgreSQL cluster");
+    tracing::info!("stopped");
+    served.and(stopped)
+}
+
+/// Migrates, checks the serving role and reads what the state needs.
+async fn prepare(
+    data_dir: &DataDir,
+    serving: &Address,
+    owner: Option<&Address>,
+    migrate: bool,
+) -> anyhow::Result<AppState> {
+    if migrate && let Some(owner) = owner {
+        migrate::migrate(owner, Some(serving))
+            .await
+            .context("bringing the schema up to date")?;
+    }
+    let client = serving.connect().await?;
+    refuse_powerful_role(&client).await?;
+    migrate::expect_current(&client).await?;
+    let instance_id: Uuid = client
+        .query_typed_one("SELECT instance_id FROM server_instance", &[])
+        .await
+        .context("reading which database this is")?
+        .get(0);
+    let keys = Arc::new(Issuer::load_or_make(data_dir.path())?);
+    Ok(AppState::new(serving.pool()?, keys, instance_id))
+}
+
+async fn serve(listener: TcpListener, state: AppState, mut stop: StopSignal) -> anyhow::Result<()> {
+    let address = listener.local_addr().context("asking for our own address")?;
+    let pool = state.pool.clone();
+    // Whoever started us may have closed our output; that is no reason not to serve.
+    let mut stdout = std::io::stdout().lock();
+    let _ = writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush());
+    drop(stdout);
+    tracing::info!(%address, "listening");
+    let served = app::serve(listener, state, async move { stop.came().await }).await;
+    pool.close();
+    served
+}
+
+/// Takes the data directory, after a moment's patience with administration commands.
+async fn hold(data_dir: &DataDir) -> anyhow::Result<Held> {
+    let begun = Instant::now();
+    loop {
+        let holder = match data_dir.hold(Purpose::Serve)? {
+            Ok(held) => return Ok(held),
+            Err(holder) => holder,
+        };
+        let pid = holder
+            .pid
+            .map(|pid| format!(" (process {pid})"))
+            .unwrap_or_default();
+        if holder.purpose == Some(Purpose::Serve) {
+            bail!(
+                "another coditect-server{pid} runs with the data directory {}: stop it, or choose another --data-dir",
+                data_dir.path().display(),
+            );
+        }
+        if begun.elapsed() > COMMAND_ENDS {
+            bail!(
+                "an administration command{pid} has the data directory {} and does not end",
+                data_dir.path().display()
+            );
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// SIGTERM and SIGINT, remembered from the moment this is made.
+struct StopSignal {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignal {
+    fn new() -> anyhow::Result<StopSignal> {
+        let listen = |kind| signal(kind).context("listening for signals");
+        Ok(StopSignal {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn came(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+    }
+}
