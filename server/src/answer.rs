@@ -1,15 +1,17 @@
 //! The outermost layer: every request gets an id, every answer carries it, every error becomes the contract's JSON,
 //! whoever raised it, and every request leaves one line in the log.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use coditect_shared::wire::{ErrorBody, ErrorDetail, ErrorMeta};
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tracing::Instrument as _;
 use uuid::Uuid;
@@ -38,7 +40,12 @@ pub async fn complete(mut request: Request, next: Next) -> Response {
         .map(|path| path.as_str().to_owned());
     let span = tracing::info_span!("request", id = %id, %method, route = route.as_deref().unwrap_or("-"));
     async {
-        let mut response = next.run(request).await;
+        let mut response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+            Ok(response) => response,
+            // The panic itself was printed where it happened. Nothing is broken beyond this request: a transaction
+            // that it had open is closed with its connection.
+            Err(_) => ApiError::Internal(anyhow::anyhow!("the handler panicked")).into_response(),
+        };
         if let Some(error) = failure_of(&response, method.as_str()) {
             log_cause(&error);
             response = write(&error, &id);
@@ -117,6 +124,11 @@ fn write(error: &ApiError, request_id: &str) -> Response {
         },
     };
     let mut response = (error.status(), axum::Json(body)).into_response();
+    if error.status() == StatusCode::UNAUTHORIZED {
+        response
+            .headers_mut()
+            .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     if let Some(after) = error.retry_after() {
         response
             .headers_mut()

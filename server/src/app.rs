@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{any, get};
 use coditect_shared::limits::PUSH_BODY_MAX_BYTES;
 use deadpool_postgres::Pool;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tower_http::compression::CompressionLayer;
 use tower_http::decompression::RequestDecompressionLayer;
 use tower_http::limit::RequestBodyLimitLayer;
@@ -19,7 +20,8 @@ use uuid::Uuid;
 use crate::error::ApiError;
 use crate::events::Heads;
 use crate::keys::Issuer;
-use crate::{account, answer, health};
+use crate::limits::{self, OPEN_REQUESTS};
+use crate::{account, answer, connections, health};
 
 /// How long open requests may go on after the signal to stop; `serve` ends within 2 s, cluster not counted.
 const DRAIN: Duration = Duration::from_millis(1500);
@@ -63,7 +65,9 @@ pub fn router(state: AppState) -> Router {
         ;
     Router::new()
         .nest("/api/v1", api)
+        .route("/health", get(health::alive))
         .route("/health/", get(health::alive))
+        .route("/health/ready", get(health::ready))
         .route("/health/ready/", get(health::ready))
         .route("/.well-known/jwks.json", get(health::jwks))
         .fallback(any(no_such_route))
@@ -73,29 +77,23 @@ pub fn router(state: AppState) -> Router {
         .layer(RequestDecompressionLayer::new())
         .layer(RequestBodyLimitLayer::new(PUSH_BODY_MAX_BYTES))
         .layer(CompressionLayer::new())
-        .layer(axum::middleware::from_fn(answer::complete))
+        .layer(from_fn_with_state(
+            Arc::new(Semaphore::new(OPEN_REQUESTS)),
+            limits::admit,
+        ))
+        .layer(from_fn(answer::complete))
         .with_state(state)
 }
 
 /// Serves until `shutdown` resolves, then lets open requests finish for a moment.
-pub async fn serve(
-    listener: TcpListener,
-    state: AppState,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> anyhow::Result<()> {
-    let (stop, mut stopping) = (state.stop.clone(), state.stopping.clone());
-    let serving = axum::serve(listener, router(state)).with_graceful_shutdown(async move {
+pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future<Output = ()>) {
+    let stop = state.stop.clone();
+    let asked = async move {
         shutdown.await;
+        // Event streams end by it, so that they do not use up the time of those that can finish.
         let _ = stop.send(true);
-    });
-    tokio::select! {
-        served = serving.into_future() => Ok(served?),
-        () = async {
-            // It cannot fail: the state, and in it the sender, lives as long as the server.
-            let _ = stopping.wait_for(|stopping| *stopping).await;
-            tokio::time::sleep(DRAIN).await;
-        } => Ok(()),
-    }
+    };
+    connections::serve(listener, router(state), asked, DRAIN).await;
 }
 
 /// 413 for a body, with the limit.

@@ -7,6 +7,8 @@ mod admin;
 pub mod answer;
 pub mod cli;
 pub mod config;
+mod connections;
+mod limits;
 mod serve;
 
 pub mod app;

@@ -16,7 +16,7 @@ use crate::config::{Database, Options, Usage};
 use crate::data_dir::{DataDir, Held, Purpose};
 use crate::database::{Address, refuse_powerful_role};
 use crate::keys::Issuer;
-use crate::migrate;
+use crate::{limits, migrate};
 
 /// How long we wait for an administration command, which has the data directory for a moment.
 const COMMAND_ENDS: Duration = Duration::from_secs(30);
@@ -27,6 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn run(options: &Options, listen: SocketAddr, migrate: bool) -> anyhow::Result<()> {
     let mut stop = StopSignal::new()?;
+    limits::raise_open_files();
     let data_dir = options.data_dir()?;
     let database = options.database()?;
     let held = hold(&data_dir).await?;
@@ -118,9 +119,9 @@ async fn serve(listener: TcpListener, state: AppState, mut stop: StopSignal) -> 
     let _ = writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush());
     drop(stdout);
     tracing::info!(%address, "listening");
-    let served = app::serve(listener, state, async move { stop.came().await }).await;
+    app::serve(listener, state, stop.came()).await;
     pool.close();
-    served
+    Ok(())
 }
 
 /// Takes the data directory, after a moment's patience with administration commands.

@@ -90,7 +90,7 @@ impl PidFile {
 
     /// Whether the process that it names is alive and a PostgreSQL server.
     pub(super) fn is_alive(&self) -> bool {
-        is_alive(self.pid) && is_postgres(self.pid)
+        look_at(self.pid) == Process::Postgres
     }
 }
 
@@ -144,7 +144,7 @@ impl Postmaster {
         match &mut self.child {
             // An error means that somebody else reaped it, so it is gone.
             Some(child) => !matches!(child.try_wait(), Ok(None)),
-            None => !is_alive(self.pid),
+            None => look_at(self.pid) != Process::Postgres,
         }
     }
 
@@ -182,7 +182,7 @@ impl Postmaster {
 /// Sets a pid file aside whose process is alive but no PostgreSQL: after a restart of the machine the number belongs to
 /// somebody else, and PostgreSQL would take them for a server and refuse to start.
 pub(super) fn set_stale_pid_file_aside(data: &Path, file: &PidFile) -> anyhow::Result<()> {
-    if is_alive(file.pid) && !is_postgres(file.pid) {
+    if look_at(file.pid) == Process::Other {
         tracing::warn!(
             pid = file.pid.as_raw_nonzero().get(),
             "postmaster.pid names a process that is no PostgreSQL; setting the file aside"
@@ -226,25 +226,51 @@ fn path_of(data: &Path) -> PathBuf {
     data.join("postmaster.pid")
 }
 
-fn is_alive(pid: Pid) -> bool {
-    // "Not permitted" also says that somebody is there.
-    !matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH))
+/// What the system says of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Process {
+    /// There is none, or only its exit status waits for a parent that may never ask (in a container without init).
+    Gone,
+    Postgres,
+    Other,
 }
 
-/// Whether a living process is a PostgreSQL server, where the system tells; else we believe the pid file.
-fn is_postgres(pid: Pid) -> bool {
-    let pid = pid.as_raw_nonzero().get();
-    let named = match std::fs::read_to_string(format!("/proc/{pid}/comm")) {
-        Ok(name) => Some(name),
+/// Where the system does not tell what runs, we believe the pid file.
+fn look_at(pid: Pid) -> Process {
+    // "Not permitted" says that somebody is there.
+    if matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH)) {
+        return Process::Gone;
+    }
+    let number = pid.as_raw_nonzero().get();
+    match std::fs::read_to_string(format!("/proc/{number}/stat")) {
+        // `PID (NAME) STATE …`, and the name may hold anything, brackets too.
+        Ok(stat) => match stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(") ")) {
+            Some((name, rest)) => classify(rest.split(' ').next().unwrap_or(""), name),
+            None => Process::Postgres,
+        },
         Err(_) => std::process::Command::new("ps")
-            .args(["-o", "comm=", "-p", &pid.to_string()])
+            .args(["-o", "stat=", "-o", "comm=", "-p", &number.to_string()])
             .stderr(Stdio::null())
             .output()
             .ok()
-            .filter(|output| output.status.success())
-            .map(|output| String::from_utf8_lossy(&output.stdout).into_owned()),
-    };
-    named.is_none_or(|name| name.contains("postgres") || name.contains("postmaster"))
+            .and_then(|output| {
+                let line = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+                line.split_once(char::is_whitespace)
+                    .map(|(state, name)| classify(state, name))
+            })
+            .unwrap_or(Process::Postgres),
+    }
+}
+
+/// From the state's letter and the program's name.
+fn classify(state: &str, name: &str) -> Process {
+    if state.starts_with(['Z', 'X']) {
+        Process::Gone
+    } else if name.contains("postgres") || name.contains("postmaster") {
+        Process::Postgres
+    } else {
+        Process::Other
+    }
 }
 
 #[cfg(test)]
@@ -273,5 +299,22 @@ mod tests {
             socket_folder: None,
         };
         assert!(!us.is_alive());
+    }
+
+    #[test]
+    fn a_dead_process_that_nobody_collects_is_gone() {
+        assert_eq!(classify("Z+", "postgres"), Process::Gone);
+        assert_eq!(classify("Ss", "/opt/homebrew/bin/postgres"), Process::Postgres);
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while look_at(pid) != Process::Gone {
+            assert!(
+                Instant::now() < deadline,
+                "the child has ended but counts as running"
+            );
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
     }
 }

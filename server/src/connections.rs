@@ -1,0 +1,96 @@
+//! The loop that accepts connections and speaks HTTP on them, until it is told to stop.
+
+use std::future::Future;
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+use crate::limits::{CONNECTIONS, HEAD_BYTES, HEAD_LINES, HEAD_TIME};
+
+/// How long we wait when the system gives no more connections (out of files, out of memory) before we ask again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until `stop` resolves; then no connection is accepted, idle ones are closed, and open requests have `drain`
+/// to end.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stop: impl Future<Output = ()>,
+    drain: Duration,
+) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    // Tells connections to end; closed when the last of them has.
+    let (ending, end) = watch::channel(false);
+    let mut protocol = http1::Builder::new();
+    protocol
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_headers(HEAD_LINES)
+        .max_buf_size(HEAD_BYTES);
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let (stream, slot) = tokio::select! {
+            () = stop.as_mut() => break,
+            accepted = async {
+                // The slot first: above the limit clients wait in the system's queue, at no cost for us.
+                let slot = slots.clone().acquire_owned().await.ok()?;
+                Some((accept(&listener).await, slot))
+            } => match accepted {
+                Some(accepted) => accepted,
+                None => break,
+            },
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let connection = protocol.serve_connection(TokioIo::new(stream), service);
+        let mut end = end.clone();
+        tokio::spawn(async move {
+            let mut connection = std::pin::pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                _ = end.changed() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection ended");
+            }
+            drop((slot, end));
+        });
+    }
+    drop((listener, end));
+    let _ = ending.send(true);
+    if tokio::time::timeout(drain, ending.closed()).await.is_err() {
+        tracing::info!("requests were still open after {} ms", drain.as_millis());
+    }
+}
+
+/// The next connection, whatever hinders on the way.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Answers are written whole; waiting to join them with more only delays them.
+                let _ = stream.set_nodelay(true);
+                return stream;
+            }
+            // The client was faster to leave than we to accept.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused
+                ) => {}
+            Err(error) => {
+                tracing::error!(%error, "cannot accept connections");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! How much at once and for how long: what keeps one client, or many, from taking the server down.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use tokio::sync::Semaphore;
+
+use crate::error::ApiError;
+
+/// Connections at once: ten thousand devices with one event stream and one connection for requests each, and room.
+pub(crate) const CONNECTIONS: usize = 24_000;
+
+/// Requests in work at once; event streams count only until they begin. The pool has sixteen connections, so the rest
+/// only waits, each with a body in memory. What comes above it is told to try again.
+pub(crate) const OPEN_REQUESTS: usize = 256;
+
+/// How long one request may take, its body included: 64 MB over 5 Mbit/s. Answers that stream are not cut off.
+pub(crate) const REQUEST_TIME: Duration = Duration::from_secs(120);
+
+/// How long a client may take for the head of a request, and how long a connection may idle between two.
+pub(crate) const HEAD_TIME: Duration = Duration::from_secs(60);
+
+/// Largest head of a request in bytes (a token has under 1 KB), and the size in which bodies are read.
+pub(crate) const HEAD_BYTES: usize = 64 * 1024;
+
+/// Most header lines of a request.
+pub(crate) const HEAD_LINES: usize = 64;
+
+/// Middleware: lets a request in if there is room, and ends it when its time is over.
+pub(crate) async fn admit(State(open): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    let Ok(_permit) = open.try_acquire() else {
+        return ApiError::Unavailable(anyhow::anyhow!("{OPEN_REQUESTS} requests are open already"))
+            .into_response();
+    };
+    match tokio::time::timeout(REQUEST_TIME, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ApiError::TimedOut(REQUEST_TIME).into_response(),
+    }
+}
+
+/// Raises the number of files that this process may open to what the system allows it: a connection is a file, and the
+/// default of 1,024 is meant for programs of another kind.
+pub(crate) fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "may not raise the limit of open files");
+    }
+}
