@@ -1,0 +1,263 @@
+//! Where the token is kept: the keyring of the operating system (Secret Service, Keychain); where there is none, only
+//! on the user's word, a file that its owner alone can read.
+//!
+//! All calls block, for as long as a keyring that asks its user for a password takes.
+
+use std::fmt;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::account::write_private;
+
+/// The name under which the keyring shows our secrets.
+const SERVICE: &str = "coditect-sync";
+
+/// How long a keyring may take: its user may have to type a password.
+const KEYRING_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A token or key. Neither Debug nor Display show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CredentialStore {
+    Keyring,
+    /// `credentials`, mode 0600.
+    File,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialError {
+    #[error(
+        "no keyring can be used here ({reason}): start one (gnome-keyring, KeePassXC, KWallet), or allow a file that only you can read with --insecure-storage"
+    )]
+    NoKeyring { reason: String },
+    #[error("the keyring refused: {reason}")]
+    Keyring { reason: String },
+    #[error("{path} can be read by others (mode {mode:03o}): run `chmod 600` on it, or log in again")]
+    Exposed { path: PathBuf, mode: u32 },
+    #[error("the secret's file {path}: {source}")]
+    File { path: PathBuf, source: io::Error },
+}
+
+impl Secret {
+    pub fn new(text: impl Into<String>) -> Secret {
+        Secret(text.into())
+    }
+
+    /// The secret itself. Only for the request that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
+
+/// Stores the secret under `key`: in the file where the user allowed that, else in the keyring.
+pub fn store(
+    file: &Path,
+    key: &str,
+    secret: &Secret,
+    insecure: bool,
+) -> Result<CredentialStore, CredentialError> {
+    if insecure {
+        write_file(file, key, secret)?;
+        return Ok(CredentialStore::File);
+    }
+    let secret = secret.clone();
+    with_keyring(key, move |entry| entry.set_password(secret.expose()))?;
+    Ok(CredentialStore::Keyring)
+}
+
+/// `None`: there is no secret under this key.
+pub fn load(file: &Path, key: &str, store: CredentialStore) -> Result<Option<Secret>, CredentialError> {
+    match store {
+        CredentialStore::File => read_file(file, key),
+        CredentialStore::Keyring => with_keyring(key, |entry| match entry.get_password() {
+            Ok(text) => Ok(Some(Secret(text))),
+            Err(keyring::Error::NoEntry) => Ok(None),
+            Err(error) => Err(error),
+        }),
+    }
+}
+
+/// Forgets the secret; one that is not there is as good as forgotten.
+pub fn delete(file: &Path, key: &str, store: CredentialStore) -> Result<(), CredentialError> {
+    match store {
+        CredentialStore::File => match std::fs::remove_file(file) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(file_error(file, source)),
+            Ok(()) | Err(_) => Ok(()),
+        },
+        CredentialStore::Keyring => with_keyring(key, |entry| match entry.delete_credential() {
+            Ok(()) | Err(keyring::Error::NoEntry) => Ok(()),
+            Err(error) => Err(error),
+        }),
+    }
+}
+
+/// Whether a keyring answers here, and if not, why. For `doctor`.
+pub fn keyring_answers() -> Result<(), CredentialError> {
+    with_keyring("probe", |entry| match entry.get_password() {
+        Ok(_) | Err(keyring::Error::NoEntry) => Ok(()),
+        Err(error) => Err(error),
+    })
+}
+
+/// Runs on a thread of its own, so that a keyring which never answers costs a thread and not the caller.
+fn with_keyring<T: Send + 'static>(
+    key: &str,
+    act: impl FnOnce(&keyring::Entry) -> keyring::Result<T> + Send + 'static,
+) -> Result<T, CredentialError> {
+    let (answer, answered) = mpsc::channel();
+    let key = key.to_owned();
+    std::thread::spawn(move || {
+        // Nobody listens any more after the time-out; then the answer is dropped.
+        let _ = answer.send(ask_keyring(&key, act));
+    });
+    match answered.recv_timeout(KEYRING_TIMEOUT) {
+        Ok(result) => result,
+        Err(mpsc::RecvTimeoutError::Timeout) => Err(CredentialError::Keyring {
+            reason: format!(
+                "no answer in {} s; is it waiting to be unlocked?",
+                KEYRING_TIMEOUT.as_secs()
+            ),
+        }),
+        Err(mpsc::RecvTimeoutError::Disconnected) => Err(CredentialError::NoKeyring {
+            reason: "its client failed".into(),
+        }),
+    }
+}
+
+fn ask_keyring<T>(
+    key: &str,
+    act: impl FnOnce(&keyring::Entry) -> keyring::Result<T>,
+) -> Result<T, CredentialError> {
+    if let Err(error) = keyring::Entry::store_status() {
+        return Err(CredentialError::NoKeyring {
+            reason: describe(error),
+        });
+    }
+    let entry = keyring::Entry::new(SERVICE, key).map_err(|error| CredentialError::NoKeyring {
+        reason: describe(&error),
+    })?;
+    act(&entry).map_err(|error| CredentialError::Keyring {
+        reason: describe(&error),
+    })
+}
+
+/// Only variants that carry no stored bytes are rendered with their details.
+fn describe(error: &keyring::Error) -> String {
+    match error {
+        keyring::Error::PlatformFailure(source) | keyring::Error::NoStorageAccess(source) => {
+            source.to_string()
+        }
+        other => format!("{other}"),
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredSecret {
+    key: String,
+    secret: String,
+}
+
+fn write_file(file: &Path, key: &str, secret: &Secret) -> Result<(), CredentialError> {
+    let stored = StoredSecret {
+        key: key.to_owned(),
+        secret: secret.expose().to_owned(),
+    };
+    let json = serde_json::to_vec(&stored).expect("two texts render as JSON");
+    write_private(file, &json).map_err(|source| file_error(file, source))
+}
+
+fn read_file(file: &Path, key: &str) -> Result<Option<Secret>, CredentialError> {
+    let text = match std::fs::read(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(file_error(file, source)),
+    };
+    let mode = std::fs::metadata(file)
+        .map_err(|source| file_error(file, source))?
+        .mode()
+        & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(CredentialError::Exposed {
+            path: file.to_path_buf(),
+            mode,
+        });
+    }
+    // The parser's error would quote the file: it is left out.
+    let stored: Option<StoredSecret> = serde_json::from_slice(&text).ok();
+    Ok(stored
+        .filter(|stored| stored.key == key)
+        .map(|stored| Secret(stored.secret)))
+}
+
+fn file_error(file: &Path, source: io::Error) -> CredentialError {
+    CredentialError::File {
+        path: file.to_path_buf(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn p15_a_secret_is_shown_by_neither_debug_nor_display() {
+        let secret = Secret::new("hush");
+        assert!(!format!("{secret:?} {secret}").contains("hush"));
+    }
+
+    #[test]
+    fn p15_the_secrets_file_is_private_and_an_exposed_one_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("credentials");
+        let secret = Secret::new("hush");
+        assert_eq!(store(&file, "k", &secret, true).unwrap(), CredentialStore::File);
+        assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(load(&file, "k", CredentialStore::File).unwrap(), Some(secret));
+
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let error = load(&file, "k", CredentialStore::File).unwrap_err();
+        assert!(error.to_string().contains("mode 640"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_of_another_account_is_not_given_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("credentials");
+        store(&file, "a@1", &Secret::new("hush"), true).unwrap();
+        assert_eq!(load(&file, "a@2", CredentialStore::File).unwrap(), None);
+        delete(&file, "a@1", CredentialStore::File).unwrap();
+        delete(&file, "a@1", CredentialStore::File).unwrap();
+        assert_eq!(load(&file, "a@1", CredentialStore::File).unwrap(), None);
+    }
+
+    #[test]
+    fn p15_a_damaged_file_is_not_quoted() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("credentials");
+        write_private(&file, b"{\"key\":\"k\",\"secret\":\"hush").unwrap();
+        assert_eq!(load(&file, "k", CredentialStore::File).unwrap(), None);
+    }
+}
