@@ -37,9 +37,8 @@ const START: Duration = Duration::from_secs(180);
 /// From when on a start is reported as taking long.
 const START_IS_SLOW: Duration = Duration::from_secs(5);
 
-/// How often a start that fails is tried: after the server process alone was killed, its children hold the shared memory
-/// for a moment, and PostgreSQL refuses to start beside them.
-const START_ATTEMPTS: u32 = 3;
+/// How often a start is tried that fails since processes of a killed run have not yet ended.
+const START_ATTEMPTS: u32 = 15;
 
 /// How long they are given to notice and end.
 const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(1);
@@ -278,7 +277,8 @@ async fn run(folder: &Folder, programs: &Programs) -> anyhow::Result<(Postmaster
     let mut told = false;
     loop {
         let file = PidFile::read(&folder.data())?;
-        if let Some(file) = &file
+        // Asked only when it says that it is ready: each refusal would leave a line in PostgreSQL's log.
+        if let Some(file) = file.as_ref().filter(|file| file.ready)
             && let Some(socket) = socket_of(file)
         {
             match socket.ask().await {
@@ -312,7 +312,7 @@ async fn run(folder: &Folder, programs: &Programs) -> anyhow::Result<(Postmaster
             );
         }
         if started.as_mut().is_some_and(Postmaster::has_ended) {
-            if attempts == START_ATTEMPTS {
+            if attempts == START_ATTEMPTS || !postmaster::failed_for_leftovers(folder) {
                 bail!(
                     "PostgreSQL ended while it was starting; {}",
                     postmaster::log_tail(folder)
@@ -323,9 +323,7 @@ async fn run(folder: &Folder, programs: &Programs) -> anyhow::Result<(Postmaster
         }
         // One that runs but does not answer starts, recovers or ends; each comes to an end by itself.
         if started.is_none() && !file.as_ref().is_some_and(PidFile::is_alive) {
-            if let Some(file) = &file {
-                postmaster::set_stale_pid_file_aside(&folder.data(), file)?;
-            }
+            postmaster::remove_stale_locks(&folder.data(), &socket_folder)?;
             attempts += 1;
             started = Some(Postmaster::start(programs, folder, &socket_folder)?);
         }

@@ -65,6 +65,8 @@ pub(super) struct PidFile {
     pub(super) pid: Pid,
     pub(super) port: Option<u16>,
     pub(super) socket_folder: Option<PathBuf>,
+    /// Whether it takes connections; it may also start, recover or stop.
+    pub(super) ready: bool,
 }
 
 impl PidFile {
@@ -85,6 +87,7 @@ impl PidFile {
             pid,
             port: lines.get(3).and_then(|line| line.parse().ok()),
             socket_folder: lines.get(4).filter(|line| !line.is_empty()).map(PathBuf::from),
+            ready: lines.get(7) == Some(&"ready"),
         })
     }
 
@@ -179,17 +182,26 @@ impl Postmaster {
     }
 }
 
-/// Sets a pid file aside whose process is alive but no PostgreSQL: after a restart of the machine the number belongs to
-/// somebody else, and PostgreSQL would take them for a server and refuse to start.
-pub(super) fn set_stale_pid_file_aside(data: &Path, file: &PidFile) -> anyhow::Result<()> {
-    if look_at(file.pid) == Process::Other {
-        tracing::warn!(
-            pid = file.pid.as_raw_nonzero().get(),
-            "postmaster.pid names a process that is no PostgreSQL; setting the file aside"
-        );
-        let path = path_of(data);
-        std::fs::rename(&path, data.join("postmaster.pid.stale"))
-            .with_context(|| format!("setting {} aside", path.display()))?;
+/// Whether a start failed only because processes of the run before still hold the shared memory: after the server
+/// process alone was killed, its children take a moment to notice and end.
+pub(super) fn failed_for_leftovers(folder: &Folder) -> bool {
+    log_tail(folder).contains("still in use")
+}
+
+/// Removes the lock files of a dead server. PostgreSQL would do so itself, but takes any living process of that number
+/// for the server: another program after a restart of the machine, or a dead one that nobody has collected yet.
+/// Processes left over from the dead server are still noticed: they hold the shared memory of this data directory.
+pub(super) fn remove_stale_locks(data: &Path, socket_folder: &Path) -> anyhow::Result<()> {
+    for path in [path_of(data), socket_folder.join(format!(".s.PGSQL.{PORT}.lock"))] {
+        match std::fs::read_to_string(&path) {
+            Ok(text) if PidFile::parse(&text).is_none_or(|file| !file.is_alive()) => {
+                tracing::debug!(path = %path.display(), "removing the lock file of a dead server");
+                std::fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+        }
     }
     Ok(())
 }
@@ -287,7 +299,10 @@ mod tests {
             (Some(5432), Some("/d/pg/run".into()))
         );
         let first = PidFile::parse("4711\n").unwrap();
-        assert_eq!((first.port, first.socket_folder), (None, None));
+        assert_eq!(
+            (first.port, first.socket_folder, first.ready),
+            (None, None, false)
+        );
         assert_eq!(PidFile::parse(""), None);
     }
 
