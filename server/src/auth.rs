@@ -265,3 +265,176 @@ fn unauthorized(code: &'static str, message: &str) -> ApiError {
         message: message.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use jsonwebtoken::EncodingKey;
+    use serde_json::json;
+
+    use super::*;
+
+    fn issuer() -> Issuer {
+        Issuer::load_or_make(tempfile::tempdir().unwrap().path()).unwrap()
+    }
+
+    fn caller() -> Caller {
+        Caller {
+            tenant: "5a0f1f4e-0000-4000-8000-000000000001".parse().unwrap(),
+            user: "5a0f1f4e-0000-4000-8000-000000000002".parse().unwrap(),
+            role: Role::Member,
+        }
+    }
+
+    fn claims() -> serde_json::Value {
+        let now = Timestamp::now().as_second();
+        json!({"sub": caller().user, "tenant_id": caller().tenant, "role": "member",
+               "iat": now, "exp": now + 60, "iss": ISSUER})
+    }
+
+    fn signed(issuer: &Issuer, claims: &serde_json::Value) -> String {
+        encode(&Header::new(Algorithm::EdDSA), claims, &issuer.signing).unwrap()
+    }
+
+    /// Header and claims as a token's first two parts.
+    fn unsigned(algorithm: &str, claims: &serde_json::Value) -> String {
+        let part = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        format!(
+            "{}.{}",
+            part(&json!({"alg": algorithm, "typ": "JWT"})),
+            part(claims)
+        )
+    }
+
+    fn code_of(issuer: &Issuer, token: &str) -> &'static str {
+        match verify(issuer, token) {
+            Ok(caller) => panic!("{token} was taken for {caller:?}"),
+            Err(error) => error.code(),
+        }
+    }
+
+    #[test]
+    fn a_token_comes_back_as_the_caller_it_was_issued_for() {
+        let issuer = issuer();
+        let token = issue(&issuer, &caller(), Timestamp::now(), Duration::from_secs(60)).unwrap();
+        let back = verify(&issuer, &token).unwrap();
+        assert_eq!(
+            (back.tenant, back.user, back.role),
+            (caller().tenant, caller().user, Role::Member)
+        );
+        assert!(token.len() < 1024, "{} bytes", token.len());
+    }
+
+    #[test]
+    fn an_expired_token_is_told_apart_from_one_that_proves_nothing() {
+        let issuer = issuer();
+        let long_ago = Timestamp::now() - jiff::SignedDuration::from_secs(3600);
+        let token = issue(&issuer, &caller(), long_ago, Duration::from_secs(900)).unwrap();
+        assert_eq!(code_of(&issuer, &token), "token_expired");
+    }
+
+    #[test]
+    fn a_token_without_signature_or_signed_otherwise_is_refused() {
+        let issuer = issuer();
+        for algorithm in ["none", "None", "NONE", "HS256", "RS256", "ES256", "EdDSA"] {
+            for signature in ["", "AAAA"] {
+                let token = format!("{}.{signature}", unsigned(algorithm, &claims()));
+                assert_eq!(code_of(&issuer, &token), "token_invalid", "{algorithm}");
+            }
+        }
+        // The classic confusion: our public key taken as the secret of an HMAC.
+        let jwk = serde_json::to_value(issuer.jwks()).unwrap();
+        let x = jwk["keys"][0]["x"].as_str().unwrap();
+        for secret in [x.as_bytes().to_vec(), URL_SAFE_NO_PAD.decode(x).unwrap()] {
+            let key = EncodingKey::from_secret(&secret);
+            let token = encode(&Header::new(Algorithm::HS256), &claims(), &key).unwrap();
+            assert_eq!(code_of(&issuer, &token), "token_invalid");
+        }
+        let another = Issuer::load_or_make(tempfile::tempdir().unwrap().path()).unwrap();
+        assert_eq!(code_of(&issuer, &signed(&another, &claims())), "token_invalid");
+    }
+
+    #[test]
+    fn a_token_changed_in_any_place_is_refused() {
+        let issuer = issuer();
+        let token = issue(&issuer, &caller(), Timestamp::now(), Duration::from_secs(60)).unwrap();
+        for place in 0..token.len() {
+            let mut bytes = token.clone().into_bytes();
+            bytes[place] = if bytes[place] == b'A' { b'B' } else { b'A' };
+            let changed = String::from_utf8(bytes).unwrap();
+            // The last character of base64 has bits that mean nothing; the decoder refuses them or the text is equal.
+            assert!(verify(&issuer, &changed).is_err(), "changed at {place}");
+        }
+        for cut in 0..token.len() {
+            assert!(verify(&issuer, &token[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_claim_left_out_or_foreign_is_refused_even_when_signed() {
+        let issuer = issuer();
+        assert!(verify(&issuer, &signed(&issuer, &claims())).is_ok());
+        for name in ["sub", "tenant_id", "role", "exp", "iss"] {
+            let mut without = claims();
+            without.as_object_mut().unwrap().remove(name);
+            assert_eq!(
+                code_of(&issuer, &signed(&issuer, &without)),
+                "token_invalid",
+                "without {name}"
+            );
+        }
+        let now = Timestamp::now().as_second();
+        for (name, value) in [
+            ("iss", json!("somebody-else")),
+            ("tenant_id", json!("acme")),
+            ("sub", json!("a' OR 1=1")),
+            ("role", json!("root")),
+            ("exp", json!("soon")),
+            ("nbf", json!(now + 3600)),
+        ] {
+            let mut foreign = claims();
+            foreign[name] = value;
+            assert_eq!(
+                code_of(&issuer, &signed(&issuer, &foreign)),
+                "token_invalid",
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_header_that_is_no_bearer_token_is_refused() {
+        let read = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(AUTHORIZATION, value.parse().unwrap());
+            }
+            bearer(&headers).map(str::to_owned).map_err(|error| error.code())
+        };
+        assert_eq!(read(&["Bearer abc"]), Ok("abc".to_owned()));
+        assert_eq!(read(&["bearer abc"]), Ok("abc".to_owned()));
+        assert_eq!(read(&[]), Err("token_missing"));
+        assert_eq!(read(&["Basic abc"]), Err("token_missing"));
+        assert_eq!(read(&["Bearer"]), Err("token_missing"));
+        assert_eq!(read(&["Bearer a", "Bearer b"]), Err("token_invalid"));
+    }
+
+    #[test]
+    fn each_role_may_what_the_table_says() {
+        let allowed = |role: Role| {
+            [
+                Action::Create,
+                Action::Read,
+                Action::Update,
+                Action::Delete,
+                Action::Own,
+            ]
+            .map(|action| role.may(action).is_ok())
+        };
+        assert_eq!(allowed(Role::Owner), [true; 5]);
+        assert_eq!(allowed(Role::Admin), [true, true, true, true, false]);
+        assert_eq!(allowed(Role::Member), [true, true, false, false, false]);
+        assert_eq!(allowed(Role::Viewer), [false, true, false, false, false]);
+    }
+}

@@ -139,3 +139,59 @@ fn refuse_if_others_may_read(path: &Path) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_is_made_once_and_then_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Issuer::load_or_make(folder.path()).unwrap();
+        let second = Issuer::load_or_make(folder.path()).unwrap();
+        assert_eq!(first.jwks(), second.jwks());
+        let left: Vec<_> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(left, [FILE_NAME], "nothing but the key is left");
+    }
+
+    #[test]
+    fn p15_the_key_is_readable_by_its_owner_alone_and_refused_otherwise() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = Issuer::load_or_make(folder.path()).unwrap();
+        let path = folder.path().join(FILE_NAME);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let error = Issuer::load_or_make(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("may be read by others (mode 640)"), "{error}");
+        let shown = format!("{made:?}");
+        assert!(shown.contains(&made.kid) && !shown.contains("signing"), "{shown}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_key_is_an_error_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE_NAME);
+        std::fs::write(&path, "not a key").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(Issuer::load_or_make(folder.path()).is_err());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "not a key");
+    }
+
+    #[test]
+    fn the_published_key_is_an_okp_key_without_its_private_half() {
+        let folder = tempfile::tempdir().unwrap();
+        let jwks = serde_json::to_value(Issuer::load_or_make(folder.path()).unwrap().jwks()).unwrap();
+        let key = &jwks["keys"][0];
+        assert_eq!(
+            (key["kty"].as_str(), key["crv"].as_str()),
+            (Some("OKP"), Some("Ed25519"))
+        );
+        assert!(key.get("d").is_none());
+    }
+}

@@ -312,6 +312,7 @@ mod tests {
             pid: rustix::process::getpid(),
             port: None,
             socket_folder: None,
+            ready: true,
         };
         assert!(!us.is_alive());
     }
