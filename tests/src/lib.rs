@@ -1,1 +1,14 @@
-//! x
+//! Support for the end-to-end tests: real PostgreSQL, the real server, real daemons on real files.
+//!
+//! Nothing here stands in for a part of the product. Whatever fails here fails the test, so that helpers panic with
+//! what they saw instead of returning errors.
+
+pub mod postgres;
+pub mod program;
+pub mod server;
+
+pub mod api;
+pub mod contents;
+pub mod daemon;
+
+pub mod deadline;

@@ -1,0 +1,241 @@
+//! The server: inside the test's own process, or as the real program that can be killed and started again.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coditect_server::app::{self, AppState};
+use coditect_server::auth::{self, Caller, Role};
+use coditect_server::keys::Issuer;
+use coditect_shared::{TenantId, UserId};
+use jiff::Timestamp;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::net::TcpListener;
+use tokio::process::Command;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::api::Api;
+use crate::postgres::TestDatabase;
+use crate::program::{Output, Running, output, program};
+
+/// Life of a token unless a test asks for another: longer than any test.
+const TOKEN_TTL: Duration = Duration::from_secs(3600);
+
+/// A server inside this process, on a port and a database of its own.
+pub struct TestServer {
+    /// `http://127.0.0.1:PORT`.
+    pub url: String,
+    pub database: TestDatabase,
+    pub state: AppState,
+    _data: TempDir,
+    /// Dropped, the server stops.
+    _stop: oneshot::Sender<()>,
+}
+
+impl TestServer {
+    pub async fn start() -> TestServer {
+        Self::start_on(TestDatabase::create().await).await
+    }
+
+    pub async fn start_on(database: TestDatabase) -> TestServer {
+        let data = tempfile::tempdir().expect("making a data directory");
+        let keys = Issuer::load_or_make(data.path()).expect("making the issuer's key");
+        let serving: coditect_server::database::Address =
+            database.app_url().parse().expect("the server reads our URLs");
+        let instance: Uuid = database
+            .look()
+            .await
+            .query_one("SELECT instance_id FROM server_instance", &[])
+            .await
+            .expect("reading the instance id")
+            .get(0);
+        let pool = serving.pool().expect("making a pool");
+        let state = AppState::new(pool, Arc::new(keys), instance);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("listening");
+        let url = format!(
+            "http://{}",
+            listener.local_addr().expect("a bound socket has an address")
+        );
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async move {
+            // Either way it is time to go: nobody sends, the test drops its end.
+            let _ = stopped.await;
+        };
+        tokio::spawn(app::serve(listener, state.clone(), shutdown));
+        TestServer {
+            url,
+            database,
+            state,
+            _data: data,
+            _stop: stop,
+        }
+    }
+
+    /// A tenant of this name, made directly in the database.
+    pub async fn tenant(&self, name: &str) -> TenantId {
+        let tenant = TenantId(Uuid::new_v4());
+        self.database
+            .look()
+            .await
+            .execute(
+                "INSERT INTO tenants (tenant_id, name) VALUES ($1, $2)",
+                &[&tenant.0, &name],
+            )
+            .await
+            .expect("making a tenant");
+        tenant
+    }
+
+    /// A user of the tenant, made directly in the database.
+    pub async fn user(&self, tenant: TenantId, email: &str, role: Role) -> Caller {
+        let id = Uuid::new_v4();
+        let superuser = self.database.look().await;
+        superuser
+            .execute(
+                "INSERT INTO users (tenant_id, id, email) VALUES ($1, $2, $3)",
+                &[&tenant.0, &id, &email],
+            )
+            .await
+            .expect("making a user");
+        superuser
+            .execute(
+                "INSERT INTO memberships (tenant_id, user_id, role) VALUES ($1, $2, $3)",
+                &[&tenant.0, &id, &role.as_str()],
+            )
+            .await
+            .expect("making a membership");
+        Caller {
+            tenant,
+            user: UserId::from(id),
+            role,
+        }
+    }
+
+    /// A token for a caller, which need not exist in the database.
+    pub fn token(&self, caller: &Caller) -> String {
+        self.token_issued_at(caller, Timestamp::now(), TOKEN_TTL)
+    }
+
+    /// A token issued at some time, so that it may have expired already.
+    pub fn token_issued_at(&self, caller: &Caller, at: Timestamp, ttl: Duration) -> String {
+        auth::issue(&self.state.keys, caller, at, ttl).expect("signing a token")
+    }
+
+    /// A device of a caller.
+    pub fn api(&self, caller: &Caller) -> Api {
+        Api::new(&self.url, &self.token(caller))
+    }
+
+    /// A tenant `acme` with one member, and a device of that member.
+    pub async fn acme(&self) -> (Caller, Api) {
+        let tenant = self.tenant("acme").await;
+        let caller = self.user(tenant, "a@acme.test", Role::Member).await;
+        let api = self.api(&caller);
+        (caller, api)
+    }
+}
+
+/// The real `coditect-server` on a database of its own. Dropped, it is killed.
+pub struct ServerProcess {
+    pub database: TestDatabase,
+    data: TempDir,
+    /// Known from the first start on, and kept by every later one.
+    address: Option<SocketAddr>,
+    running: Option<Running>,
+}
+
+impl ServerProcess {
+    /// A server that runs, with a tenant `acme` and a member `a@acme.test`.
+    pub async fn start() -> ServerProcess {
+        let mut server = ServerProcess {
+            database: TestDatabase::create().await,
+            data: tempfile::tempdir().expect("making a data directory"),
+            address: None,
+            running: None,
+        };
+        server.run().await;
+        server.cli(&["tenant", "create", "acme"]).await.ok();
+        server.create_user("a@acme.test").await;
+        server
+    }
+
+    /// `http://127.0.0.1:PORT`, the same across restarts.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address.expect("the server was started"))
+    }
+
+    /// Starts it, on the port it had before if it had one, and waits until it takes requests.
+    pub async fn run(&mut self) {
+        let listen = self
+            .address
+            .map_or_else(|| "127.0.0.1:0".to_owned(), |address| address.to_string());
+        let mut command = self.command();
+        command
+            .args(["serve", "--listen", &listen])
+            .stdout(Stdio::piped());
+        let mut running = Running::start(&mut command, &self.log_path());
+        let stdout = running.child().stdout.take().expect("its output is piped");
+        let mut lines = BufReader::new(stdout).lines();
+        let line = lines.next_line().await.expect("reading the server's output");
+        let Some(address) = line
+            .as_deref()
+            .and_then(|line| line.strip_prefix("listening on http://"))
+        else {
+            panic!("the server did not start: {line:?}\n{}", running.log());
+        };
+        self.address = Some(address.parse().expect("the line ends in an address"));
+        self.running = Some(running);
+    }
+
+    /// The server's command line, to be given its command.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(program("coditect-server"));
+        command
+            .env("CODITECT_DATA_DIR", self.data.path())
+            .env("CODITECT_DATABASE_URL", self.database.app_url())
+            .env("CODITECT_OWNER_DATABASE_URL", self.database.owner_url())
+            .env_remove("CODITECT_LISTEN")
+            .env("RUST_LOG", "info");
+        command
+    }
+
+    /// Runs an administration command to its end.
+    pub async fn cli(&self, arguments: &[&str]) -> Output {
+        output(self.command().args(arguments), "").await
+    }
+
+    /// A member of the tenant `acme`.
+    pub async fn create_user(&self, email: &str) {
+        self.cli(&["user", "create", email, "--tenant", "acme", "--role", "member"])
+            .await
+            .ok();
+    }
+
+    /// A token for a user, by default of an hour.
+    pub async fn token(&self, email: &str) -> String {
+        self.token_for(email, "1h").await
+    }
+
+    pub async fn token_for(&self, email: &str, ttl: &str) -> String {
+        let printed = self.cli(&["token", "issue", "--user", email, "--ttl", ttl]).await;
+        printed.ok().trim().to_owned()
+    }
+
+    /// kill -9.
+    pub async fn kill(&mut self) {
+        self.running.take().expect("the server runs").kill().await;
+    }
+
+    /// The running process.
+    pub fn running(&mut self) -> &mut Running {
+        self.running.as_mut().expect("the server runs")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.data.path().join("server.log")
+    }
+}
