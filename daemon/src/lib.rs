@@ -1,5 +1,15 @@
 //! `coditect-sync`: keeps the sessions and task lists of one context.db the same on every device of its user.
 
+// The inner side: the file, its outbox, and what is pulled into it.
+pub mod apply;
+pub mod capture;
+pub mod identity;
+pub mod key;
+pub mod outbox;
+pub mod owner;
+pub mod quarantine;
+pub mod store;
+
 // The outer side: what a user and the operating system see.
 pub mod account;
 pub mod client;

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::ContentHash;
 use crate::hash::sha256;
+use crate::{ContentHash, DeviceId};
 
 /// How a sender names a record of its push, and finds it again in the answer. The receiver only echoes it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -70,6 +70,9 @@ pub struct MessageRecord {
     /// In healing: where this version stood before the server went back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stamp: Option<Stamp>,
+    /// From the server only: the device that pushed this version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_id: Option<DeviceId>,
     /// From the server only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync_cursor: Option<i64>,

@@ -1,0 +1,345 @@
+//! Pulled rows into the file: a page and the cursor behind it in one transaction (PROTOCOL 4).
+//!
+//! Applying queues nothing: our triggers look for a flag that stands only inside this transaction (P5). Where the
+//! owner has triggers of its own on these tables, what we write may not be what stands there afterwards; then
+//! the flag stays down, and what was queued is taken back row by row where it equals what was pulled.
+
+mod plan;
+mod row;
+
+use std::collections::HashMap;
+
+use coditect_shared::wire::{PullPage, Stub};
+use coditect_shared::{ContentHash, DeviceId, LinkRecord, MessageRecord, Stamp, TaskRecord};
+use rusqlite::{Connection, OptionalExtension as _};
+
+use crate::identity::{self, Acked};
+use crate::key::{RowKey, Table};
+use crate::outbox::{Batch, Context};
+use crate::owner::Owner;
+use crate::quarantine;
+use crate::store::{self, set_value, value};
+
+pub use row::{LinkIdentity, link_identity, set_link_acked};
+
+/// What came of a page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// Rows that came with a body, and where the cursor stands now.
+    Page { rows: usize },
+    /// More is queued than this transaction may give identities to: `identity::identify_queued` comes first.
+    IdentitiesFirst,
+    /// This file is a copy, or went back: nothing was written. The text says by what it was noticed.
+    Parted(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    #[error("context.db: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    #[error("the server's answer makes no sense: {0}")]
+    Protocol(String),
+}
+
+/// Applies a page. `in_flight` is the batch that was persisted and may have arrived; `identities_max` bounds the
+/// outbox rows that get identities inside this transaction.
+pub fn apply_page(
+    tx: &Connection,
+    owner: &Owner,
+    context: &Context,
+    page: &PullPage,
+    in_flight: Option<&Batch>,
+    identities_max: usize,
+) -> Result<Applied, ApplyError> {
+    let (epoch, cursor): (i64, i64) = (
+        value(tx, "epoch")?.unwrap_or(0),
+        value(tx, "cursor")?.unwrap_or(0),
+    );
+    let push_seq: i64 = value(tx, "push_seq")?.unwrap_or(0);
+    let own_seq = in_flight.map_or(push_seq, |batch| batch.push_seq.max(push_seq));
+    if page.device_push_seq > own_seq {
+        return Ok(Applied::Parted(format!(
+            "the server has push {} of this device, this file only {own_seq}",
+            page.device_push_seq
+        )));
+    }
+    if page.epoch == epoch && page.cursor < cursor {
+        return Err(ApplyError::Protocol(format!(
+            "a page ends at cursor {}, before {cursor}",
+            page.cursor
+        )));
+    }
+    if !identity::identify_queued(tx, owner, context.tenant, context.device, identities_max)? {
+        return Ok(Applied::IdentitiesFirst);
+    }
+    if let Some(reason) = foreign_stub(tx, page, in_flight)? {
+        return Ok(Applied::Parted(reason));
+    }
+    let mut applier = Applier::begin(tx, owner, context)?;
+    let stamp = |cursor: Option<i64>| Stamp {
+        epoch: page.epoch,
+        cursor: cursor.unwrap_or(page.cursor),
+    };
+    for record in &page.messages {
+        applier.message(record, stamp(record.sync_cursor))?;
+    }
+    for record in &page.tasks {
+        applier.task(record, stamp(record.sync_cursor))?;
+    }
+    for record in &page.task_messages {
+        applier.link(record, stamp(record.sync_cursor))?;
+    }
+    for stub in &page.own {
+        applier.stub(stub, stamp(Some(stub.sync_cursor())), in_flight)?;
+    }
+    applier.drain_waiting()?;
+    applier.finish()?;
+    set_value(tx, "epoch", page.epoch)?;
+    set_value(tx, "cursor", page.cursor)?;
+    set_value(tx, "mark", page.mark.as_deref())?;
+    note_witness(tx, page)?;
+    if !page.has_more {
+        set_value(tx, "recovering", rusqlite::types::Null)?;
+    }
+    Ok(Applied::Page {
+        rows: page.messages.len() + page.tasks.len() + page.task_messages.len(),
+    })
+}
+
+/// A local change has ended: what is held for its row is applied, or dropped if the change was acknowledged above it.
+/// `force`: the change was superseded.
+pub fn end_of_change(
+    tx: &Connection,
+    owner: &Owner,
+    context: &Context,
+    key: &RowKey,
+    ident: i64,
+    force: bool,
+) -> Result<(), ApplyError> {
+    let table = key.table;
+    let held: Option<(String, Stamp)> = tx
+        .prepare_cached("SELECT body, epoch, cursor FROM sync_held WHERE table_name = ?1 AND ident = ?2")?
+        .query_row(rusqlite::params![table.name(), ident], |row| {
+            Ok((
+                row.get(0)?,
+                Stamp {
+                    epoch: row.get(1)?,
+                    cursor: row.get(2)?,
+                },
+            ))
+        })
+        .optional()?;
+    let Some((body, held)) = held else { return Ok(()) };
+    if key.is_pending(tx)? {
+        return Ok(());
+    }
+    tx.prepare_cached("DELETE FROM sync_held WHERE table_name = ?1 AND ident = ?2")?
+        .execute(rusqlite::params![table.name(), ident])?;
+    if plan::held_applies(acked_stamp(tx, table, ident)?, held, force) {
+        apply_body(tx, owner, context, table, &body, held)?;
+    }
+    Ok(())
+}
+
+/// Pulled rows that `quarantine retry` released.
+pub fn apply_released(tx: &Connection, owner: &Owner, context: &Context) -> Result<usize, ApplyError> {
+    let released = quarantine::take_released(tx)?;
+    for (table, body, stamp) in &released {
+        apply_body(tx, owner, context, *table, body, *stamp)?;
+    }
+    Ok(released.len())
+}
+
+/// Takes up a new device id, since this file's history has parted from what the server knows of the old one: the
+/// batch in flight is void, everything is pulled anew from 0, and only then pushed (PROTOCOL 5).
+pub fn take_new_device_id(tx: &Connection, new: DeviceId) -> rusqlite::Result<()> {
+    let old = store::device_id(tx)?;
+    let former: Option<String> = value(tx, "former_devices")?;
+    let former = former.map_or_else(|| old.to_string(), |former| format!("{former} {old}"));
+    set_value(tx, "former_devices", former)?;
+    set_value(tx, "device_id", new.to_string())?;
+    set_value(tx, "push_seq", 0)?;
+    set_value(tx, "cursor", 0)?;
+    for key in ["mark", "batch_nonce"] {
+        set_value(tx, key, rusqlite::types::Null)?;
+    }
+    set_value(tx, "recovering", 1)?;
+    let newest: i64 = tx.query_row("SELECT coalesce(max(seq), 0) FROM sync_queue", [], |row| {
+        row.get(0)
+    })?;
+    set_value(tx, "recovery_seq", newest)?;
+    tx.execute_batch("DELETE FROM sync_held; DELETE FROM sync_links_waiting;")
+}
+
+/// Applies rows to the owner's tables and to our identities.
+struct Applier<'a> {
+    tx: &'a Connection,
+    owner: &'a Owner,
+    context: &'a Context,
+    /// Devices that this file was before; empty outside recovery.
+    former_devices: Vec<DeviceId>,
+    /// Where the owner has triggers: the newest outbox entry from before, and the rows that we wrote.
+    queued_before: Option<i64>,
+    written: Vec<(RowKey, i64)>,
+}
+
+impl<'a> Applier<'a> {
+    fn begin(tx: &'a Connection, owner: &'a Owner, context: &'a Context) -> rusqlite::Result<Self> {
+        let queued_before = if owner.has_triggers() {
+            Some(
+                tx.query_row("SELECT coalesce(max(seq), 0) FROM sync_queue", [], |row| {
+                    row.get(0)
+                })?,
+            )
+        } else {
+            tx.prepare_cached("INSERT INTO sync_applying (on_behalf_of) VALUES ('coditect-sync')")?
+                .execute([])?;
+            None
+        };
+        let former_devices = match value::<i64>(tx, "recovering")? {
+            Some(_) => value::<String>(tx, "former_devices")?
+                .unwrap_or_default()
+                .split_whitespace()
+                .filter_map(|id| id.parse().ok())
+                .collect(),
+            None => Vec::new(),
+        };
+        Ok(Self {
+            tx,
+            owner,
+            context,
+            former_devices,
+            queued_before,
+            written: Vec::new(),
+        })
+    }
+
+    fn finish(self) -> rusqlite::Result<()> {
+        let Some(queued_before) = self.queued_before else {
+            self.tx.prepare_cached("DELETE FROM sync_applying")?.execute([])?;
+            return Ok(());
+        };
+        for (key, ident) in &self.written {
+            if self.stands_as_pulled(key, *ident)? {
+                self.tx
+                    .prepare_cached(
+                        "DELETE FROM sync_queue
+                         WHERE table_name = ?1 AND row_id IS ?2 AND row_id2 IS ?3 AND seq > ?4",
+                    )?
+                    .execute(rusqlite::params![
+                        key.table.name(),
+                        key.key,
+                        key.key2,
+                        queued_before
+                    ])?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn apply_body(
+    tx: &Connection,
+    owner: &Owner,
+    context: &Context,
+    table: Table,
+    body: &str,
+    stamp: Stamp,
+) -> Result<(), ApplyError> {
+    let unreadable =
+        |error: serde_json::Error| ApplyError::Protocol(format!("a stored {} record: {error}", table.name()));
+    let mut applier = Applier::begin(tx, owner, context)?;
+    match table {
+        Table::Messages => {
+            let record: MessageRecord = serde_json::from_str(body).map_err(unreadable)?;
+            applier.message(&record, stamp)?;
+        }
+        Table::TaskTracking => {
+            let record: TaskRecord = serde_json::from_str(body).map_err(unreadable)?;
+            applier.task(&record, stamp)?;
+        }
+        Table::TaskMessages => {
+            let record: LinkRecord = serde_json::from_str(body).map_err(unreadable)?;
+            applier.link(&record, stamp)?;
+        }
+    }
+    applier.drain_waiting()?;
+    Ok(applier.finish()?)
+}
+
+/// A stub of what this file can neither have sent nor had acknowledged tells that another life of it did.
+fn foreign_stub(
+    tx: &Connection,
+    page: &PullPage,
+    in_flight: Option<&Batch>,
+) -> rusqlite::Result<Option<String>> {
+    let sent: HashMap<(Table, i64), Option<ContentHash>> = in_flight
+        .into_iter()
+        .flat_map(|batch| &batch.records)
+        .map(|sent| ((sent.key.table, sent.ident), sent.hash))
+        .collect();
+    for stub in &page.own {
+        let (table, name, found, content_hash) = match stub {
+            Stub::Message {
+                origin, content_hash, ..
+            } => {
+                let found = identity::message_by_origin(tx, origin)?.map(|found| (found.ident, found.acked));
+                (
+                    Table::Messages,
+                    origin.content_hash.to_string(),
+                    found,
+                    content_hash,
+                )
+            }
+            Stub::Task { id, content_hash, .. } => {
+                let found =
+                    identity::task_by_cloud_id(tx, &id.to_string())?.map(|found| (found.ident, found.acked));
+                (Table::TaskTracking, id.to_string(), found, content_hash)
+            }
+            Stub::Link { .. } => continue,
+        };
+        let Some((ident, acked)) = found else {
+            return Ok(Some(format!(
+                "this device is said to have pushed {} {name}, which is not here",
+                table.name()
+            )));
+        };
+        let stamp = Stamp {
+            epoch: page.epoch,
+            cursor: stub.sync_cursor(),
+        };
+        let is_known = acked.hash == Some(*content_hash)
+            || stamp <= acked.stamp
+            || sent.get(&(table, ident)) == Some(&Some(*content_hash));
+        if !is_known {
+            return Ok(Some(format!(
+                "this device is said to have pushed a version of {} {name} that this file never sent",
+                table.name()
+            )));
+        }
+    }
+    Ok(None)
+}
+
+fn acked_stamp(tx: &Connection, table: Table, ident: i64) -> rusqlite::Result<Stamp> {
+    let acked = |acked: Option<Acked>| acked.unwrap_or_default().stamp;
+    Ok(match table {
+        Table::Messages => acked(identity::message_by_ident(tx, ident)?.map(|found| found.acked)),
+        Table::TaskTracking => acked(identity::task_by_ident(tx, ident)?.map(|found| found.acked)),
+        Table::TaskMessages => row::link_by_ident(tx, ident)?
+            .map(|link| link.stamp)
+            .unwrap_or_default(),
+    })
+}
+
+/// The newest (cursor, mark) ever seen proves to a restored server that it is one.
+fn note_witness(tx: &Connection, page: &PullPage) -> rusqlite::Result<()> {
+    let seen: i64 = value(tx, "witness_cursor")?.unwrap_or(0);
+    if let Some(mark) = &page.mark
+        && page.cursor >= seen
+    {
+        set_value(tx, "witness_cursor", page.cursor)?;
+        set_value(tx, "witness_mark", mark.as_str())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,636 @@
+//! The outbox: from queued keys to a batch, and from the server's verdicts back to an empty queue (PROTOCOL 3).
+//!
+//! A batch is built in one transaction that also gives identities and a nonce. It is settled in one transaction that
+//! also raises push_seq: an outbox row goes only when the server has acknowledged the very version that was sent.
+
+use std::collections::{HashMap, HashSet};
+
+use coditect_shared::hash::sha256;
+use coditect_shared::wire::{PushAnswer, PushRequest, Verdict};
+use coditect_shared::{ContentHash, DeviceId, LinkRecord, RecordRef, Stamp, TenantId};
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension as _};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::apply::{self, ApplyError};
+use crate::identity::{self, Acked, Identified};
+use crate::key::{KeyPart, RowKey, Table};
+use crate::owner::{Found, Owner, Unfit};
+use crate::quarantine;
+use crate::store::{set_value, value};
+
+/// What the functions of this module need to know besides the file.
+#[derive(Clone, Debug)]
+pub struct Context {
+    pub tenant: TenantId,
+    pub device: DeviceId,
+    /// Names the machine; only shown.
+    pub hardware_id: Option<String>,
+    /// RFC 3339, for the quarantine's `at`.
+    pub now: String,
+}
+
+/// Where a batch ends.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    pub rows: usize,
+    pub bytes: usize,
+}
+
+/// A batch as it is persisted before it is sent. A retry sends the same bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Batch {
+    pub device: DeviceId,
+    pub push_seq: i64,
+    pub epoch: i64,
+    /// Also in context.db: they differ if that file went back under the state file.
+    pub nonce: String,
+    pub digest: ContentHash,
+    pub records: Vec<Sent>,
+    #[serde(skip)]
+    pub body: Vec<u8>,
+}
+
+/// One record of a batch: which row, which version, and which outbox entries it answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sent {
+    pub key: RowKey,
+    /// In sync_messages, sync_tasks or sync_links.
+    pub ident: i64,
+    /// The newest outbox entry that this version includes.
+    pub covered: i64,
+    /// Of messages and tasks.
+    pub hash: Option<ContentHash>,
+    /// Of messages and tasks: what the local row looks like; of links: the sequence.
+    pub version: Option<i64>,
+}
+
+/// What one look at the outbox came to.
+#[derive(Debug, Default)]
+pub struct Built {
+    pub batch: Option<Batch>,
+    /// Entries that ended without being sent: unchanged, gone, unfit.
+    pub ended: usize,
+}
+
+/// What settling a batch came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    pub stored: usize,
+    pub rejected: usize,
+    /// Links whose end is not there yet: behind the others again.
+    pub deferred: usize,
+}
+
+/// Reads the outbox in its order until a limit is met, and makes a batch of what needs to be sent.
+pub fn build(
+    tx: &Connection,
+    owner: &Owner,
+    context: &Context,
+    limits: BatchLimits,
+) -> Result<Built, ApplyError> {
+    requeue_parked(tx, owner)?;
+    let mut builder = Builder {
+        tx,
+        owner,
+        context,
+        recovery_seq: value(tx, "recovery_seq")?.unwrap_or(0),
+        request: PushRequest {
+            epoch: value(tx, "epoch")?.unwrap_or(1),
+            push_seq: value::<i64>(tx, "push_seq")?.unwrap_or(0) + 1,
+            ..PushRequest::default()
+        },
+        records: Vec::new(),
+        bytes: 0,
+        ended: 0,
+    };
+    let mut looked_at = HashSet::new();
+    let mut read_to = 0;
+    for (seq, key) in window(tx, limits.rows * 2)? {
+        if looked_at.insert(key.clone()) {
+            builder.add(&key)?;
+        }
+        read_to = seq;
+        if builder.records.len() >= limits.rows || builder.bytes >= limits.bytes {
+            break;
+        }
+    }
+    if read_to > value(tx, "identified_seq")?.unwrap_or(0) {
+        set_value(tx, "identified_seq", read_to)?;
+    }
+    builder.finish()
+}
+
+/// Takes the server's verdicts into the file: acknowledges, quarantines, defers, and raises push_seq.
+pub fn settle(
+    tx: &Connection,
+    owner: &Owner,
+    context: &Context,
+    batch: &Batch,
+    answer: &PushAnswer,
+) -> Result<Settled, ApplyError> {
+    let mut settled = Settled::default();
+    let verdicts: HashMap<&RecordRef, Verdict> = answer
+        .verdicts
+        .iter()
+        .map(|verdict| (&verdict.reference, verdict.verdict))
+        .collect();
+    let rejections: HashMap<&RecordRef, _> =
+        answer.rejected.iter().map(|row| (&row.reference, row)).collect();
+    let stamp = Stamp {
+        epoch: answer.epoch,
+        cursor: answer.cursor,
+    };
+    for (index, sent) in (0..).zip(&batch.records) {
+        let reference = RecordRef::Number(index);
+        if let Some(rejection) = rejections.get(&reference) {
+            settled.rejected += 1;
+            let refused = quarantine::Refused {
+                code: &rejection.code,
+                message: &rejection.message,
+            };
+            quarantine::add_up(tx, &sent.key, &fingerprint(sent), &refused, &context.now)?;
+            end(tx, owner, context, sent, false)?;
+            continue;
+        }
+        match verdicts.get(&reference).copied().unwrap_or(Verdict::Stored) {
+            Verdict::Stored | Verdict::Duplicate => {
+                acknowledge(tx, sent, stamp)?;
+                settled.stored += 1;
+                end(tx, owner, context, sent, false)?;
+            }
+            Verdict::Superseded => {
+                // Acknowledges nothing; but the server knows the row, so that a later change of it is an edit.
+                supersede(tx, sent)?;
+                end(tx, owner, context, sent, true)?;
+            }
+            Verdict::RetryLater => {
+                settled.deferred += 1;
+                sent.key.unqueue(tx, sent.covered)?;
+                sent.key.queue(tx, "scan")?;
+            }
+            Verdict::Rejected => {
+                return Err(ApplyError::Protocol(format!(
+                    "the server rejected record {index} without a reason"
+                )));
+            }
+        }
+    }
+    set_value(tx, "push_seq", batch.push_seq)?;
+    if let Some(mark) = &answer.mark {
+        set_value(tx, "witness_cursor", answer.cursor)?;
+        set_value(tx, "witness_mark", mark.as_str())?;
+    }
+    Ok(settled)
+}
+
+/// Halves a batch that was too large or failed as a whole; its push_seq was not used up. None: it holds one record.
+pub fn halve(batch: &Batch) -> Result<Option<Batch>, serde_json::Error> {
+    let keep = batch.records.len() / 2;
+    if keep == 0 {
+        return Ok(None);
+    }
+    let mut request: PushRequest = serde_json::from_slice(&batch.body)?;
+    let mut left = keep;
+    truncate(&mut request.messages, &mut left);
+    truncate(&mut request.tasks, &mut left);
+    truncate(&mut request.task_messages, &mut left);
+    let body = serde_json::to_vec(&request)?;
+    Ok(Some(Batch {
+        digest: sha256(&body),
+        body,
+        records: batch.records[..keep].to_vec(),
+        ..batch.clone()
+    }))
+}
+
+/// Quarantines the only record of a batch that the server cannot take as a whole. The push_seq stays unused.
+pub fn give_up(
+    tx: &Connection,
+    owner: &Owner,
+    context: &Context,
+    batch: &Batch,
+    refused: &quarantine::Refused<'_>,
+) -> Result<(), ApplyError> {
+    for sent in &batch.records {
+        quarantine::add_up(tx, &sent.key, &fingerprint(sent), refused, &context.now)?;
+        end(tx, owner, context, sent, false)?;
+    }
+    Ok(())
+}
+
+/// Links go back to the outbox once both their ends are here and can be sent.
+pub fn requeue_parked(tx: &Connection, owner: &Owner) -> rusqlite::Result<()> {
+    let mut parked = tx.prepare_cached("SELECT task_id, message_id FROM sync_links_parked")?;
+    let links: Vec<(Value, Value)> = parked
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    for (task, message) in links {
+        let Value::Integer(message_id) = message else {
+            continue;
+        };
+        if owner.message_exists(tx, message_id)?
+            && owner.task_exists(tx, &task)?
+            && !quarantine::holds_up(tx, &RowKey::message(message_id))?
+            && !quarantine::holds_up(tx, &RowKey::task(&task))?
+        {
+            RowKey::link(&task, message_id).queue(tx, "scan")?;
+            tx.prepare_cached("DELETE FROM sync_links_parked WHERE task_id IS ?1 AND message_id = ?2")?
+                .execute(rusqlite::params![task, message_id])?;
+        }
+    }
+    Ok(())
+}
+
+struct Builder<'a> {
+    tx: &'a Connection,
+    owner: &'a Owner,
+    context: &'a Context,
+    /// Outbox entries up to here were made before this file took up a new device id.
+    recovery_seq: i64,
+    request: PushRequest,
+    records: Vec<Sent>,
+    bytes: usize,
+    ended: usize,
+}
+
+impl Builder<'_> {
+    fn add(&mut self, key: &RowKey) -> Result<(), ApplyError> {
+        let (first, covered) = key.queued_range(self.tx)?;
+        let recovering = first <= self.recovery_seq;
+        match (key.table, &key.key) {
+            (Table::Messages, KeyPart::Int(row_id)) => self.add_message(key, *row_id, covered, recovering),
+            (Table::TaskTracking, _) => self.add_task(key, covered, recovering),
+            (Table::TaskMessages, _) => self.add_link(key, covered, recovering),
+            // A message's key is always an integer; anything else was put there by hand.
+            (Table::Messages, _) => Ok(key.unqueue(self.tx, covered)?),
+        }
+    }
+
+    fn add_message(
+        &mut self,
+        key: &RowKey,
+        row_id: i64,
+        covered: i64,
+        recovering: bool,
+    ) -> Result<(), ApplyError> {
+        match identity::identify_message(self.tx, self.owner, self.context.tenant, row_id)? {
+            Identified::Gone(ident) => {
+                quarantine::lift(self.tx, key)?;
+                self.end_unsent(key, ident, covered)
+            }
+            Identified::Unfit(unfit, ident) => self.set_aside(key, &unfit, ident, covered),
+            Identified::Row(found) => {
+                let (identity, message) = *found;
+                if identity.acked.equals(message.hash, message.version) {
+                    quarantine::lift(self.tx, key)?;
+                    return self.end_unsent(key, Some(identity.ident), covered);
+                }
+                if quarantine::keeps(self.tx, key, &message.version.to_be_bytes())? {
+                    return self.end_unsent(key, Some(identity.ident), covered);
+                }
+                self.tx
+                    .prepare_cached("UPDATE sync_messages SET sent = 1 WHERE ident = ?1 AND sent = 0")?
+                    .execute([identity.ident])?;
+                let mut record = message.record;
+                let is_edit = identity.acked.is_known();
+                let is_own_origin = identity.origin.content_hash == message.hash;
+                record.reference = Some(RecordRef::Number(self.next_reference()));
+                record.content_hash = Some(message.hash.to_string());
+                record.occurrence = if is_own_origin {
+                    identity.origin.occurrence
+                } else {
+                    0
+                };
+                record.hardware_id.clone_from(&self.context.hardware_id);
+                record.base = recovering.then_some(identity.acked.stamp);
+                if is_edit || !is_own_origin {
+                    record.origin = Some(identity.origin);
+                    record.edit = (!is_edit).then_some(false);
+                }
+                self.bytes += record.content.len() + record.session_id.len();
+                self.request.messages.push(record);
+                self.records.push(Sent {
+                    key: key.clone(),
+                    ident: identity.ident,
+                    covered,
+                    hash: Some(message.hash),
+                    version: Some(message.version),
+                });
+                Ok(())
+            }
+        }
+    }
+
+    fn add_task(&mut self, key: &RowKey, covered: i64, recovering: bool) -> Result<(), ApplyError> {
+        let local_id = Value::from(key.key.clone());
+        let context = self.context;
+        let Some((identity, found)) =
+            identity::identify_task(self.tx, self.owner, context.tenant, context.device, &local_id)?
+        else {
+            quarantine::lift(self.tx, key)?;
+            return self.end_unsent(key, None, covered);
+        };
+        match found {
+            Found::Gone => {
+                quarantine::lift(self.tx, key)?;
+                self.end_unsent(key, Some(identity.ident), covered)
+            }
+            Found::Unfit(unfit) => self.set_aside(key, &unfit, Some(identity.ident), covered),
+            Found::Row(task) => {
+                let version = task.version();
+                if identity.acked.equals(task.hash, version) {
+                    quarantine::lift(self.tx, key)?;
+                    return self.end_unsent(key, Some(identity.ident), covered);
+                }
+                if quarantine::keeps(self.tx, key, &version.to_be_bytes())? {
+                    return self.end_unsent(key, Some(identity.ident), covered);
+                }
+                let mut record = task.record;
+                record.reference = Some(RecordRef::Number(self.next_reference()));
+                record.content_hash = Some(task.hash.to_string());
+                record.client_version = Some(env!("CARGO_PKG_VERSION").into());
+                record.hardware_id.clone_from(&context.hardware_id);
+                record.base = recovering.then_some(identity.acked.stamp);
+                self.bytes += record.description.len();
+                self.request.tasks.push(record);
+                self.records.push(Sent {
+                    key: key.clone(),
+                    ident: identity.ident,
+                    covered,
+                    hash: Some(task.hash),
+                    version: Some(version),
+                });
+                Ok(())
+            }
+        }
+    }
+
+    fn add_link(&mut self, key: &RowKey, covered: i64, recovering: bool) -> Result<(), ApplyError> {
+        let (tx, task_id) = (self.tx, Value::from(key.key.clone()));
+        let KeyPart::Int(message_id) = key.key2 else {
+            // A link to no message, or to a text: nothing on another device could answer to it.
+            return Ok(key.unqueue(tx, covered)?);
+        };
+        let Some(sequence) = self.owner.read_link(tx, &task_id, message_id)? else {
+            if let Some(link) = link_of_rows(tx, &task_id, message_id)? {
+                tx.prepare_cached("UPDATE sync_links SET gone = 1 WHERE ident = ?1")?
+                    .execute([link])?;
+            }
+            let ident = link_of_rows(tx, &task_id, message_id)?;
+            return self.end_unsent(key, ident, covered);
+        };
+        let Some((task, message)) = self.ends_of_link(&task_id, message_id)? else {
+            key.unqueue(tx, covered)?;
+            tx.prepare_cached(
+                "INSERT OR IGNORE INTO sync_links_parked (task_id, message_id) VALUES (?1, ?2)",
+            )?
+            .execute(rusqlite::params![task_id, message_id])?;
+            self.ended += 1;
+            return Ok(());
+        };
+        let link = apply::link_identity(tx, task.ident, message.ident)?;
+        if link.gone {
+            tx.prepare_cached("UPDATE sync_links SET gone = 0 WHERE ident = ?1")?
+                .execute([link.ident])?;
+        }
+        if link.acked && link.acked_sequence == sequence {
+            return self.end_unsent(key, Some(link.ident), covered);
+        }
+        self.request.task_messages.push(LinkRecord {
+            reference: Some(RecordRef::Number(self.next_reference())),
+            task_id: task.cloud_id,
+            message: message.origin,
+            sequence,
+            base: recovering.then_some(link.stamp),
+            stamp: None,
+            sync_cursor: None,
+            synced_at: None,
+        });
+        self.records.push(Sent {
+            key: key.clone(),
+            ident: link.ident,
+            covered,
+            hash: None,
+            version: sequence,
+        });
+        Ok(())
+    }
+
+    /// Both ends of a link that may be sent: here or acknowledged, and not in quarantine.
+    fn ends_of_link(
+        &self,
+        task_id: &Value,
+        message_id: i64,
+    ) -> rusqlite::Result<Option<(identity::TaskIdentity, identity::MessageIdentity)>> {
+        let (tx, owner, context) = (self.tx, self.owner, self.context);
+        if quarantine::holds_up(tx, &RowKey::message(message_id))?
+            || quarantine::holds_up(tx, &RowKey::task(task_id))?
+        {
+            return Ok(None);
+        }
+        let message = match identity::identify_message(tx, owner, context.tenant, message_id)? {
+            Identified::Row(found) => found.0,
+            Identified::Unfit(..) => return Ok(None),
+            Identified::Gone(None) => return Ok(None),
+            Identified::Gone(Some(ident)) => match identity::message_by_ident(tx, ident)? {
+                Some(message) if message.acked.is_known() => message,
+                Some(_) | None => return Ok(None),
+            },
+        };
+        let Some((task, found)) =
+            identity::identify_task(tx, owner, context.tenant, context.device, task_id)?
+        else {
+            return Ok(None);
+        };
+        let usable = match found {
+            Found::Row(_) => true,
+            Found::Gone => task.acked.is_known(),
+            Found::Unfit(_) => false,
+        };
+        Ok(usable.then_some((task, message)))
+    }
+
+    fn next_reference(&self) -> i64 {
+        i64::try_from(self.records.len()).expect("a batch is far smaller")
+    }
+
+    /// The local change has ended without being sent.
+    fn end_unsent(&mut self, key: &RowKey, ident: Option<i64>, covered: i64) -> Result<(), ApplyError> {
+        self.ended += 1;
+        key.unqueue(self.tx, covered)?;
+        match ident {
+            Some(ident) => apply::end_of_change(self.tx, self.owner, self.context, key, ident, false),
+            None => Ok(()),
+        }
+    }
+
+    fn set_aside(
+        &mut self,
+        key: &RowKey,
+        unfit: &Unfit,
+        ident: Option<i64>,
+        covered: i64,
+    ) -> Result<(), ApplyError> {
+        if !quarantine::keeps(self.tx, key, unfit.fingerprint.as_bytes())? {
+            let refused = quarantine::Refused {
+                code: unfit.refusal.code,
+                message: &unfit.refusal.message,
+            };
+            quarantine::add_up(
+                self.tx,
+                key,
+                unfit.fingerprint.as_bytes(),
+                &refused,
+                &self.context.now,
+            )?;
+        }
+        self.end_unsent(key, ident, covered)
+    }
+
+    fn finish(mut self) -> Result<Built, ApplyError> {
+        if self.records.is_empty() {
+            return Ok(Built {
+                batch: None,
+                ended: self.ended,
+            });
+        }
+        // Rows before links: a link's ends come first, in the batch as in the answer.
+        self.sort_records();
+        let nonce = Uuid::new_v4().simple().to_string();
+        set_value(self.tx, "batch_nonce", nonce.as_str())?;
+        let body = serde_json::to_vec(&self.request)
+            .map_err(|error| ApplyError::Protocol(format!("cannot render a batch: {error}")))?;
+        let batch = Batch {
+            device: self.context.device,
+            push_seq: self.request.push_seq,
+            epoch: self.request.epoch,
+            nonce,
+            digest: sha256(&body),
+            records: self.records,
+            body,
+        };
+        Ok(Built {
+            batch: Some(batch),
+            ended: self.ended,
+        })
+    }
+
+    /// Records and request in one order, with references that count through it.
+    fn sort_records(&mut self) {
+        self.records.sort_by_key(|sent| sent.key.table);
+        let mut next = 0;
+        let mut number = || {
+            next += 1;
+            Some(RecordRef::Number(next - 1))
+        };
+        self.request
+            .messages
+            .iter_mut()
+            .for_each(|record| record.reference = number());
+        self.request
+            .tasks
+            .iter_mut()
+            .for_each(|record| record.reference = number());
+        self.request
+            .task_messages
+            .iter_mut()
+            .for_each(|record| record.reference = number());
+    }
+}
+
+/// The oldest outbox entries.
+fn window(tx: &Connection, limit: usize) -> rusqlite::Result<Vec<(i64, RowKey)>> {
+    let mut statement =
+        tx.prepare_cached("SELECT seq, table_name, row_id, row_id2 FROM sync_queue ORDER BY seq LIMIT ?1")?;
+    let mut rows = statement.query([i64::try_from(limit).unwrap_or(i64::MAX)])?;
+    let mut window = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (seq, name): (i64, String) = (row.get(0)?, row.get(1)?);
+        match Table::from_name(&name) {
+            Some(table) => window.push((
+                seq,
+                RowKey {
+                    table,
+                    key: row.get(2)?,
+                    key2: row.get(3)?,
+                },
+            )),
+            // Not ours; it would stand at the head of the queue for ever.
+            None => drop(tx.execute("DELETE FROM sync_queue WHERE seq = ?1", [seq])?),
+        }
+    }
+    Ok(window)
+}
+
+fn end(
+    tx: &Connection,
+    owner: &Owner,
+    context: &Context,
+    sent: &Sent,
+    force: bool,
+) -> Result<(), ApplyError> {
+    sent.key.unqueue(tx, sent.covered)?;
+    apply::end_of_change(tx, owner, context, &sent.key, sent.ident, force)
+}
+
+fn acknowledge(tx: &Connection, sent: &Sent, stamp: Stamp) -> rusqlite::Result<()> {
+    let acked = |before: Stamp| Acked {
+        hash: sent.hash,
+        version: sent.version,
+        stamp: before.max(stamp),
+    };
+    match sent.key.table {
+        Table::Messages => {
+            if let Some(identity) = identity::message_by_ident(tx, sent.ident)? {
+                identity::set_message_acked(tx, sent.ident, &acked(identity.acked.stamp))?;
+            }
+        }
+        Table::TaskTracking => {
+            if let Some(identity) = identity::task_by_ident(tx, sent.ident)? {
+                identity::set_task_acked(tx, sent.ident, &acked(identity.acked.stamp))?;
+            }
+        }
+        Table::TaskMessages => apply::set_link_acked(tx, sent.ident, sent.version, stamp)?,
+    }
+    quarantine::lift(tx, &sent.key)
+}
+
+fn supersede(tx: &Connection, sent: &Sent) -> rusqlite::Result<()> {
+    match sent.key.table {
+        Table::Messages => {
+            if let Some(identity) = identity::message_by_ident(tx, sent.ident)?
+                && !identity.acked.is_known()
+            {
+                let acked = Acked {
+                    hash: sent.hash,
+                    version: sent.version,
+                    stamp: Stamp::default(),
+                };
+                identity::set_message_acked(tx, sent.ident, &acked)?;
+            }
+        }
+        Table::TaskTracking | Table::TaskMessages => {}
+    }
+    Ok(())
+}
+
+fn link_of_rows(tx: &Connection, task_id: &Value, message_id: i64) -> rusqlite::Result<Option<i64>> {
+    tx.prepare_cached(
+        "SELECT l.ident FROM sync_links l
+         JOIN sync_tasks t ON t.ident = l.task JOIN sync_messages m ON m.ident = l.message
+         WHERE t.local_id IS ?1 AND m.row_id = ?2",
+    )?
+    .query_row(rusqlite::params![task_id, message_id], |row| row.get(0))
+    .optional()
+}
+
+fn fingerprint(sent: &Sent) -> [u8; 8] {
+    sent.version.unwrap_or_default().to_be_bytes()
+}
+
+fn truncate<T>(records: &mut Vec<T>, left: &mut usize) {
+    records.truncate(*left);
+    *left -= records.len();
+}

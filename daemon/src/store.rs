@@ -1,0 +1,332 @@
+//! Opening context.db: created if absent, adopted if another program made it, refused with the reason otherwise.
+//!
+//! The file belongs to its owner. Its journal mode, its own tables, triggers and `user_version` are left as they
+//! are; every table of ours begins with `sync_`. While nothing is to be done, nothing is written.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use coditect_shared::{DeviceId, TenantId, UserId};
+use rusqlite::types::{FromSql, ToSql};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
+use uuid::Uuid;
+
+use crate::capture;
+use crate::owner::{Owner, ShapeError};
+
+const OWNER_SCHEMA: &str = include_str!("../../migrations-sqlite/0001_context.sql");
+
+/// Our own schema, in order. The n-th entry brings `schema_version` to n; entries are only ever added.
+const MIGRATIONS: [&str; 1] = [include_str!("../../migrations-sqlite/0002_sync.sql")];
+
+/// How long we wait for the owner's write lock. The loop tries again later; nothing is lost by giving up.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the file must have been left alone before we begin to write, and how long we wait for that at most:
+/// an owner with busy_timeout 0 fails if it meets us, one that never pauses must not keep us out for ever.
+const CALM: Duration = Duration::from_millis(2);
+const CALM_WAIT_MAX: Duration = Duration::from_millis(50);
+
+/// Distinct statements kept prepared: one for each set of columns that rows arrive with, and our own.
+const STATEMENT_CACHE: usize = 128;
+
+/// An open context.db with our tables and triggers in place.
+#[derive(Debug)]
+pub struct Store {
+    conn: Connection,
+    path: PathBuf,
+    owner: Owner,
+    /// data_version when we last looked, so that a quiet file costs no wait.
+    seen_version: i64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(
+        "{path}: schema {found} is newer than {known}, the newest that this program knows; update coditect-sync"
+    )]
+    Newer { path: String, found: i64, known: i64 },
+    #[error("{path}: {source}")]
+    Shape { path: String, source: ShapeError },
+    #[error(
+        "{path} belongs to user {user} of tenant {tenant} on server {instance}; \
+         log in as that user, or use another file (--context-db)"
+    )]
+    BoundElsewhere {
+        path: String,
+        instance: String,
+        tenant: String,
+        user: String,
+    },
+    #[error("{path}: cannot create the file: {source}")]
+    Create { path: String, source: std::io::Error },
+    #[error("{path} is no SQLite database; move it away or name another file (--context-db)")]
+    NotADatabase { path: String },
+    #[error("context.db: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+}
+
+impl Store {
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let created = create_if_absent(path)?;
+        let conn = Connection::open(path)?;
+        conn.busy_timeout(BUSY_TIMEOUT)?;
+        conn.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
+        // Cursor and push_seq must not fall behind what the server was told: no commit of ours may be lost in a
+        // power failure. This is a setting of the connection, not of the file.
+        conn.pragma_update(None, "synchronous", "FULL")
+            .map_err(|error| not_a_database(path, error))?;
+        if created {
+            // Readers and writers do not block one another in WAL mode. A file that was there keeps its mode.
+            conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+        }
+        let mut store = Self {
+            owner: Owner::unread(),
+            seen_version: data_version(&conn).map_err(|error| not_a_database(path, error))?,
+            conn,
+            path: path.to_path_buf(),
+        };
+        store.migrate()?;
+        store.refresh_owner()?;
+        Ok(store)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn conn(&self) -> &Connection {
+        &self.conn
+    }
+
+    pub fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    /// Reads the shape of the owner's tables anew if the schema has changed since.
+    pub fn refresh_owner(&mut self) -> Result<bool, StoreError> {
+        let version: i64 = self
+            .conn
+            .pragma_query_value(None, "schema_version", |row| row.get(0))?;
+        if version == self.owner.schema_version() {
+            return Ok(false);
+        }
+        self.owner = Owner::read(&self.conn, version).map_err(|source| StoreError::Shape {
+            path: self.path.display().to_string(),
+            source,
+        })?;
+        Ok(true)
+    }
+
+    /// Whether another connection has committed since this was last asked. The truth behind every hint.
+    pub fn changed(&mut self) -> rusqlite::Result<bool> {
+        let version = data_version(&self.conn)?;
+        let changed = version != self.seen_version;
+        self.seen_version = version;
+        Ok(changed)
+    }
+
+    /// A write transaction, begun when the owner pauses.
+    pub fn write<T, E: From<rusqlite::Error>>(
+        &mut self,
+        act: impl FnOnce(&Transaction<'_>, &Owner) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.wait_for_calm()?;
+        let tx = self
+            .conn
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let value = act(&tx, &self.owner)?;
+        tx.commit()?;
+        Ok(value)
+    }
+
+    pub fn device_id(&self) -> rusqlite::Result<DeviceId> {
+        device_id(&self.conn)
+    }
+
+    /// Binds the file to one account at the first login; later logins must be the same account.
+    pub fn bind(&mut self, instance: Uuid, tenant: TenantId, user: &UserId) -> Result<(), StoreError> {
+        let path = self.path.display().to_string();
+        self.write(|tx, _| {
+            if let Some(bound) = binding(tx)? {
+                if bound
+                    == (Binding {
+                        instance,
+                        tenant,
+                        user: user.clone(),
+                    })
+                {
+                    return Ok(());
+                }
+                return Err(StoreError::BoundElsewhere {
+                    path,
+                    instance: bound.instance.to_string(),
+                    tenant: bound.tenant.to_string(),
+                    user: bound.user.to_string(),
+                });
+            }
+            set_value(tx, "bound_instance", instance.to_string())?;
+            set_value(tx, "bound_tenant", tenant.to_string())?;
+            set_value(tx, "bound_user", user.as_str())?;
+            Ok(())
+        })
+    }
+
+    pub fn binding(&self) -> rusqlite::Result<Option<Binding>> {
+        binding(&self.conn)
+    }
+
+    fn migrate(&mut self) -> Result<(), StoreError> {
+        let known = i64::try_from(MIGRATIONS.len()).expect("a handful of migrations");
+        let found = schema_version(&self.conn).map_err(|error| not_a_database(&self.path, error))?;
+        if found > known {
+            return Err(StoreError::Newer {
+                path: self.path.display().to_string(),
+                found,
+                known,
+            });
+        }
+        if found == known {
+            return Ok(());
+        }
+        // Before anything is made, so that a file that cannot be used stays as it was.
+        Owner::check_before_adoption(&self.conn).map_err(|source| StoreError::Shape {
+            path: self.path.display().to_string(),
+            source,
+        })?;
+        let tx = self
+            .conn
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let found = schema_version(&tx)?;
+        if found == 0 {
+            tx.execute_batch(OWNER_SCHEMA)?;
+        }
+        for (version, sql) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
+            tx.execute_batch(sql)?;
+            set_value(&tx, "schema_version", version)?;
+        }
+        if found == 0 {
+            set_value(&tx, "device_id", Uuid::new_v4().to_string())?;
+            let owner = Owner::read(&tx, 0).map_err(|source| StoreError::Shape {
+                path: self.path.display().to_string(),
+                source,
+            })?;
+            // Triggers first, in the same transaction as the mark: whatever is written later is queued by them, and
+            // whatever is there now by the backfill.
+            capture::install(&tx, &owner)?;
+            capture::begin_backfill(&tx, &owner)?;
+        }
+        tx.commit()?;
+        Ok(())
+    }
+
+    fn wait_for_calm(&mut self) -> rusqlite::Result<()> {
+        let begun = Instant::now();
+        let mut version = data_version(&self.conn)?;
+        if version == self.seen_version {
+            return Ok(());
+        }
+        while begun.elapsed() < CALM_WAIT_MAX {
+            std::thread::sleep(CALM);
+            let now = data_version(&self.conn)?;
+            if now == version {
+                break;
+            }
+            version = now;
+        }
+        Ok(())
+    }
+}
+
+/// The account that a file is bound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binding {
+    pub instance: Uuid,
+    pub tenant: TenantId,
+    pub user: UserId,
+}
+
+/// A value of `sync_state`.
+pub fn value<T: FromSql>(conn: &Connection, key: &str) -> rusqlite::Result<Option<T>> {
+    let mut statement = conn.prepare_cached("SELECT value FROM sync_state WHERE key = ?1")?;
+    Ok(statement
+        .query_row([key], |row| row.get::<_, Option<T>>(0))
+        .optional()?
+        .flatten())
+}
+
+pub fn set_value(tx: &Connection, key: &str, value: impl ToSql) -> rusqlite::Result<()> {
+    tx.prepare_cached("INSERT OR REPLACE INTO sync_state (key, value) VALUES (?1, ?2)")?
+        .execute(rusqlite::params![key, value])?;
+    Ok(())
+}
+
+pub fn device_id(conn: &Connection) -> rusqlite::Result<DeviceId> {
+    parsed(conn, "device_id")?.ok_or(rusqlite::Error::QueryReturnedNoRows)
+}
+
+fn binding(conn: &Connection) -> rusqlite::Result<Option<Binding>> {
+    let (instance, tenant, user) = (
+        parsed(conn, "bound_instance")?,
+        parsed(conn, "bound_tenant")?,
+        parsed(conn, "bound_user")?,
+    );
+    Ok(match (instance, tenant, user) {
+        (Some(instance), Some(tenant), Some(user)) => Some(Binding {
+            instance,
+            tenant,
+            user,
+        }),
+        (_, _, _) => None,
+    })
+}
+
+fn parsed<T: std::str::FromStr>(conn: &Connection, key: &str) -> rusqlite::Result<Option<T>> {
+    Ok(value::<String>(conn, key)?.and_then(|text| text.parse().ok()))
+}
+
+/// 0 for a file that is not ours yet.
+fn schema_version(conn: &Connection) -> rusqlite::Result<i64> {
+    if !table_exists(conn, "sync_state")? {
+        return Ok(0);
+    }
+    Ok(value(conn, "schema_version")?.unwrap_or(0))
+}
+
+pub(crate) fn table_exists(conn: &Connection, name: &str) -> rusqlite::Result<bool> {
+    conn.prepare_cached("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1")?
+        .exists([name])
+}
+
+fn data_version(conn: &Connection) -> rusqlite::Result<i64> {
+    conn.prepare_cached("PRAGMA data_version")?
+        .query_row([], |row| row.get(0))
+}
+
+/// Made by us, the file is for its user alone.
+fn create_if_absent(path: &Path) -> Result<bool, StoreError> {
+    let created = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    match created {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        Err(source) => Err(StoreError::Create {
+            path: path.display().to_string(),
+            source,
+        }),
+    }
+}
+
+fn not_a_database(path: &Path, error: rusqlite::Error) -> StoreError {
+    if error.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase) {
+        return StoreError::NotADatabase {
+            path: path.display().to_string(),
+        };
+    }
+    error.into()
+}
