@@ -3,12 +3,15 @@
 //! P11: a status says `in_sync` only when nothing is pending, held, quarantined or unverified. Who fills it in decides
 //! that; `render` shows every such thing whatever the state says.
 
+mod render;
+
 use coditect_shared::DeviceId;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::account::Account;
 use crate::credential::CredentialStore;
+pub use render::{age, counted, grouped, next_step, render};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
