@@ -55,6 +55,22 @@ impl Secret {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// When the token ends, if it is one that says so (a JWT). Not checked by its signature: for display only.
+    pub fn expires_at(&self) -> Option<jiff::Timestamp> {
+        use base64::Engine as _;
+
+        #[derive(Deserialize)]
+        struct Claims {
+            exp: i64,
+        }
+        let payload = self.0.split('.').nth(1)?;
+        let json = base64::engine::general_purpose::URL_SAFE_NO_PAD
+            .decode(payload)
+            .ok()?;
+        let claims: Claims = serde_json::from_slice(&json).ok()?;
+        jiff::Timestamp::from_second(claims.exp).ok()
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -226,6 +242,15 @@ mod tests {
     fn p15_a_secret_is_shown_by_neither_debug_nor_display() {
         let secret = Secret::new("hush");
         assert!(!format!("{secret:?} {secret}").contains("hush"));
+    }
+
+    #[test]
+    fn a_token_that_says_when_it_ends_is_read() {
+        let token = Secret::new("e30.eyJleHAiOjE4MDAwMDAwMDB9.c2ln");
+        assert_eq!(token.expires_at().unwrap().as_second(), 1_800_000_000);
+        for other in ["", "a.b.c", "opaque", "e30.e30.c2ln"] {
+            assert_eq!(Secret::new(other).expires_at(), None, "{other}");
+        }
     }
 
     #[test]

@@ -12,9 +12,13 @@ pub mod store;
 
 // The outer side: what a user and the operating system see.
 pub mod account;
+pub mod cli;
 pub mod client;
+mod commands;
 pub mod config;
 pub mod credential;
+pub mod doctor;
+pub mod output;
 pub mod paths;
 pub mod socket;
 pub mod status;

@@ -101,6 +101,11 @@ impl Store {
         &self.conn
     }
 
+    /// For a transaction that does not wait for the owner's pause.
+    pub fn conn_mut(&mut self) -> &mut Connection {
+        &mut self.conn
+    }
+
     pub fn owner(&self) -> &Owner {
         &self.owner
     }

@@ -1,6 +1,6 @@
 //! Server-sent events, as far as the server uses them: named events with one line of data.
 
-/// Longest line that is kept. Our events are short; a stream without line ends must not fill the memory.
+/// Longest line that is kept of the server's events, which are short.
 const LINE_MAX_BYTES: usize = 4096;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,8 +10,11 @@ pub struct Event {
 }
 
 /// Takes the stream in pieces, wherever they are cut.
-#[derive(Debug, Default)]
+///
+/// Memory is bounded: the rest of an overlong line is dropped, and its event with it.
+#[derive(Debug)]
 pub struct EventReader {
+    line_max_bytes: usize,
     line: Vec<u8>,
     /// The line is longer than we keep: drop the rest of it.
     overlong: bool,
@@ -19,13 +22,29 @@ pub struct EventReader {
     data: Option<String>,
 }
 
+impl Default for EventReader {
+    fn default() -> EventReader {
+        EventReader::with_line_max(LINE_MAX_BYTES)
+    }
+}
+
 impl EventReader {
+    pub fn with_line_max(line_max_bytes: usize) -> EventReader {
+        EventReader {
+            line_max_bytes,
+            line: Vec::new(),
+            overlong: false,
+            name: String::new(),
+            data: None,
+        }
+    }
+
     /// Adds a piece of the stream and returns the events that it completes.
     pub fn feed(&mut self, piece: &[u8]) -> Vec<Event> {
         let mut events = Vec::new();
         for &byte in piece {
             if byte != b'\n' {
-                if self.line.len() < LINE_MAX_BYTES {
+                if self.line.len() < self.line_max_bytes {
                     self.line.push(byte);
                 } else {
                     self.overlong = true;

@@ -1,0 +1,245 @@
+//! The command line: what can be asked, and who answers.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use url::Url;
+
+use crate::commands;
+use crate::config::Config;
+use crate::output::{Fault, remark};
+use crate::paths::{Paths, Platform};
+
+const EXAMPLES: &str = "\
+Examples:
+  coditect-server token issue --user a@acme.test | coditect-sync login --server http://127.0.0.1:8377 --token-stdin
+  coditect-sync run                        the daemon, in the foreground
+  coditect-sync ingest ~/.claude/projects  Claude Code's transcripts into context.db
+  coditect-sync sync --wait                returns when everything is in the cloud, and here
+  coditect-sync status --watch             how things stand, live
+  coditect-sync verify                     proof that both sides hold the same
+
+Results go to standard output, logs and remarks to standard error (level by RUST_LOG).
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 daemon or server not reachable, 4 not logged in.";
+
+/// Keeps the sessions and task lists of your AI coding tools the same on all your machines.
+///
+/// Other programs write context.db; the daemon (`run`) notices every change, sends it to your server and brings what
+/// your other machines sent. Offline nothing stops: the file is yours, the cloud catches up.
+#[derive(Debug, Parser)]
+#[command(name = "coditect-sync", version, after_help = EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub place: Place,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which workstation is meant.
+#[derive(Debug, Args)]
+pub struct Place {
+    /// Folder that holds everything of one workstation [default: the platform's folders]
+    #[arg(
+        long,
+        global = true,
+        env = "CODITECT_HOME",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
+    pub home: Option<PathBuf>,
+    /// The file to keep in sync [default: config.toml's, else context.db in the data folder]
+    #[arg(
+        long,
+        global = true,
+        env = "CODITECT_CONTEXT_DB",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    pub context_db: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Log in to a server and bind context.db to the account
+    Login(Login),
+    /// Forget the token; the file stays as it is, and stays bound to its account
+    Logout,
+    /// Show how things stand: account, what is safe, what is not and why, next step
+    Status(Status),
+    /// Sync now
+    Sync(Sync),
+    /// Stop sending and receiving until `resume`; changes are still noticed
+    Pause,
+    /// Go on after `pause`
+    Resume,
+    /// Look at rows that were refused, or try them again
+    #[command(subcommand)]
+    Quarantine(Quarantine),
+    /// Look for what is wrong, and say how to mend it
+    Doctor(Json),
+    /// Print where all files are
+    Paths(Json),
+}
+
+#[derive(Debug, Args)]
+pub struct Json {
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Login {
+    /// The server's address [default: `server` in config.toml]
+    #[arg(long, value_name = "URL")]
+    pub server: Option<Url>,
+    /// Read an access token from standard input
+    #[arg(long)]
+    pub token_stdin: bool,
+    /// Keep the token in a file that only you can read, for machines without a keyring
+    #[arg(long)]
+    pub insecure_storage: bool,
+    /// Allow a server without TLS on another machine: token and rows can be read on the way
+    #[arg(long)]
+    pub allow_http: bool,
+    /// Print the account as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Print the body of GET /v1/status; with --watch one line for each change
+    #[arg(long)]
+    pub json: bool,
+    /// Follow the changes until interrupted
+    #[arg(long)]
+    pub watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Sync {
+    /// Return only when everything committed before this call is in the cloud, and everything there is here
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait at most, such as 500ms, 30s, 5m
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Quarantine {
+    /// Show the refused rows and why they were refused
+    List(Json),
+    /// Try refused rows again: all of them, or the given numbers
+    Retry(QuarantineRetry),
+}
+
+#[derive(Debug, Args)]
+pub struct QuarantineRetry {
+    /// Numbers as `quarantine list` shows them
+    #[arg(value_name = "ID")]
+    pub ids: Vec<i64>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What every command works with.
+#[derive(Debug)]
+pub struct Setup {
+    pub paths: Paths,
+    pub config: Config,
+}
+
+/// Runs the program named by the process's arguments.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logging(&cli.command);
+    match set_up(&cli.place).and_then(|setup| commands::run(cli.command, setup)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Fault::OutputClosed) => ExitCode::SUCCESS,
+        Err(fault) => {
+            remark(&format!("error: {fault}"));
+            ExitCode::from(fault.exit_code())
+        }
+    }
+}
+
+fn set_up(place: &Place) -> Result<Setup, Fault> {
+    let failed =
+        |error: std::io::Error| Fault::Failed(anyhow::Error::new(error).context("finding the folders"));
+    let paths = Paths::resolve(place.home.as_deref(), &Platform::of_this_machine()?).map_err(failed)?;
+    let config = Config::load(&paths.config).map_err(|error| Fault::Usage(error.to_string()))?;
+    let paths = paths
+        .with_context_db(place.context_db.as_deref(), &config)
+        .map_err(failed)?;
+    Ok(Setup { paths, config })
+}
+
+fn start_logging(command: &Command) {
+    use std::io::IsTerminal;
+
+    let _ = command;
+    let default = "warn";
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+/// `500ms`, `30s`, `5m`, `1h30m`; a bare number means seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration = match text.parse::<u32>() {
+        Ok(secs) => jiff::SignedDuration::from_secs(i64::from(secs)),
+        Err(_) => text
+            .parse()
+            .map_err(|_| "expected a time such as 500ms, 30s or 5m".to_owned())?,
+    };
+    match Duration::try_from(span) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        Ok(_) | Err(_) => Err("expected a time above zero".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_home_is_taken_before_and_after_the_command() {
+        for args in [
+            &["x", "--home", "/h", "status"][..],
+            &["x", "status", "--home", "/h"],
+        ] {
+            let cli = Cli::try_parse_from(args).unwrap();
+            assert_eq!(cli.place.home, Some(PathBuf::from("/h")));
+        }
+    }
+
+    #[test]
+    fn durations_are_read_with_their_units() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(parse_duration("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
+        for bad in ["", "0s", "-3s", "soon"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! What each command does, one module each.
+
+mod daemon;
+mod doctor;
+mod login;
+mod logout;
+mod paths;
+mod pause;
+mod quarantine;
+mod status;
+mod sync;
+
+use std::future::Future;
+
+use anyhow::Context;
+
+use crate::account::Account;
+use crate::cli::{Command, Setup};
+use crate::client::Failure;
+use crate::credential::{self, CredentialError, Secret};
+use crate::output::Fault;
+
+pub(crate) fn run(command: Command, setup: Setup) -> Result<(), Fault> {
+    match command {
+        Command::Login(args) => block_on(login::run(&args, &setup)),
+        Command::Logout => block_on(logout::run(&setup)),
+        Command::Status(args) => block_on(status::run(&args, &setup)),
+        Command::Sync(args) => block_on(sync::run(&args, &setup)),
+        Command::Pause => block_on(pause::pause(&setup)),
+        Command::Resume => block_on(pause::resume(&setup)),
+        Command::Quarantine(args) => quarantine::run(&args, &setup),
+        Command::Doctor(args) => block_on(doctor::run(args.json, &setup)),
+        Command::Paths(args) => paths::run(args.json, &setup),
+    }
+}
+
+/// Commands wait for one thing at a time: one thread is enough.
+fn block_on(command: impl Future<Output = Result<(), Fault>>) -> Result<(), Fault> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(command)
+}
+
+/// How a command ends that the server did not serve.
+fn fault_of(failure: Failure) -> Fault {
+    let text = failure.to_string();
+    match failure {
+        Failure::Unreachable { .. } | Failure::Busy { .. } => Fault::NotReachable(text),
+        Failure::Unauthorized { .. } => Fault::NotLoggedIn(text),
+        Failure::Server { .. }
+        | Failure::Forbidden { .. }
+        | Failure::TooLarge { .. }
+        | Failure::Refused { .. } => Fault::failed(text),
+    }
+}
+
+/// The account's token. Asking a keyring blocks, so that this runs on a thread of its own.
+async fn load_token(account: &Account, setup: &Setup) -> Result<Option<Secret>, CredentialError> {
+    let key = account.credential_key(&setup.paths.account);
+    let (file, store) = (setup.paths.credentials.clone(), account.credential_store);
+    tokio::task::spawn_blocking(move || credential::load(&file, &key, store))
+        .await
+        .expect("loading a secret does not panic")
+}
