@@ -22,3 +22,6 @@ pub mod output;
 pub mod paths;
 pub mod socket;
 pub mod status;
+
+// A writer of context.db like any other program: transcripts become its rows.
+pub mod ingest;

@@ -1,0 +1,379 @@
+//! What one record of a transcript says: a pure reading of its JSON.
+//!
+//! | in the record | role | source_type | content |
+//! |---|---|---|---|
+//! | text of the user, also a queued one | `user` | `user` | the text |
+//! | text that the tool put in for the user (`isMeta`) | `user` | `meta` | the text |
+//! | text of the assistant | `assistant` | `assistant` | the text |
+//! | thinking | `assistant` | `thinking` | the thoughts |
+//! | tool call | `assistant` | `tool_use` | the tool's name, then the input, a line `key: value` for each string or number |
+//! | tool result | `tool` | `tool_result` | its texts |
+//! | picture, document | that of the record | `image`, `document` | `[image image/png, 1234 bytes, sha256 …]` |
+//! | summary of a session or of what was compacted | `system` | `summary` | the text |
+//! | notice of the program | `system` | `system` | the text |
+//!
+//! The bytes of pictures are not kept: they are no text, and base64 of them would be most of the database. Strings in
+//! a tool's input stand unescaped, so that a search finds them as they were. Thoughts that are only a signature have
+//! no text and are left out, as are records that only serve the program (progress, hooks, file snapshots); their kinds
+//! are counted.
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use coditect_shared::hash::sha256;
+
+use super::fields::{is_true, items, pick, readable, some_text, text};
+
+/// How a tool result begins that the user refused to let happen, in the words of several versions.
+const REJECTIONS: [&str; 4] = [
+    "The user doesn't want to proceed with this tool use",
+    "The user doesn't want to take this action right now",
+    "The agent proposed a plan that was rejected by the user",
+    "[Request interrupted by user",
+];
+
+/// How a text begins that stands for the user having pressed the key that stops the assistant.
+const INTERRUPTION: &str = "[Request interrupted by user";
+
+/// One record.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Record<'a> {
+    /// `type`, and `subtype` or the like behind a slash: for the count of what was skipped.
+    pub(super) kind: String,
+    pub(super) session: Option<Cow<'a, str>>,
+    pub(super) timestamp: Option<Cow<'a, str>>,
+    pub(super) cwd: Option<Cow<'a, str>>,
+    pub(super) agent: Option<Cow<'a, str>>,
+    pub(super) sidechain: bool,
+    pub(super) uuid: Option<Cow<'a, str>>,
+    pub(super) parent: Option<Cow<'a, str>>,
+    pub(super) said: Vec<Said<'a>>,
+    /// Kinds of parts that hold no text to keep.
+    pub(super) skipped: Vec<String>,
+}
+
+/// One message of a record.
+#[derive(Debug, PartialEq)]
+pub(super) struct Said<'a> {
+    pub(super) role: &'static str,
+    pub(super) source_type: &'static str,
+    pub(super) content: Cow<'a, str>,
+    pub(super) event: Event<'a>,
+}
+
+/// What a message means to the tasks in whose span it stands.
+#[derive(Debug, PartialEq)]
+pub(super) enum Event<'a> {
+    Nothing,
+    /// A tool was called with this input (raw JSON).
+    Call {
+        id: Option<Cow<'a, str>>,
+        tool: Cow<'a, str>,
+        input: &'a str,
+    },
+    /// A tool answered; `details` is the raw JSON of `toolUseResult`.
+    Result {
+        call: Option<Cow<'a, str>>,
+        failed: bool,
+        details: Option<&'a str>,
+    },
+    /// The user refused a tool call, which therefore has no result.
+    Rejection,
+    /// The user stopped the assistant; `in_tool` if he did so by refusing a tool call, which stands before.
+    Interruption {
+        in_tool: bool,
+    },
+}
+
+/// Reads a record. None if the JSON is no object.
+pub(super) fn read(json: &str) -> Option<Record<'_>> {
+    let [
+        kind,
+        subtype,
+        session,
+        timestamp,
+        cwd,
+        agent,
+        sidechain,
+        uuid,
+        parent,
+    ] = pick(
+        json,
+        [
+            "type",
+            "subtype",
+            "sessionId",
+            "timestamp",
+            "cwd",
+            "agentId",
+            "isSidechain",
+            "uuid",
+            "parentUuid",
+        ],
+    )?;
+    let kind = some_text(kind).unwrap_or(Cow::Borrowed("(no type)"));
+    let mut record = Record {
+        session: some_text(session),
+        timestamp: some_text(timestamp),
+        cwd: some_text(cwd),
+        agent: some_text(agent),
+        sidechain: is_true(sidechain),
+        uuid: some_text(uuid),
+        parent: some_text(parent),
+        ..Record::default()
+    };
+    match kind.as_ref() {
+        "user" | "assistant" => read_turn(json, &kind, &mut record),
+        "summary" => {
+            let [summary] = pick(json, ["summary"])?;
+            record.say("system", "summary", some_text(summary));
+        }
+        "system" => {
+            let [content] = pick(json, ["content"])?;
+            record.say("system", "system", some_text(content));
+        }
+        "attachment" => read_attachment(json, &mut record),
+        "tool_use" | "tool_result" => read_block(json, "assistant", &Turn::default(), &mut record),
+        _ => {}
+    }
+    record.kind = match some_text(subtype) {
+        Some(subtype) => format!("{kind}/{subtype}"),
+        None if record.kind.is_empty() => kind.into_owned(),
+        None => record.kind,
+    };
+    Some(record)
+}
+
+impl<'a> Record<'a> {
+    fn say(&mut self, role: &'static str, source_type: &'static str, content: Option<Cow<'a, str>>) {
+        if let Some(content) = content {
+            self.said.push(Said {
+                role,
+                source_type,
+                content,
+                event: Event::Nothing,
+            });
+        }
+    }
+}
+
+/// What a turn says of all its parts.
+#[derive(Default)]
+struct Turn<'a> {
+    meta: bool,
+    summary: bool,
+    denied: bool,
+    details: Option<&'a str>,
+}
+
+fn read_turn<'a>(json: &'a str, kind: &str, record: &mut Record<'a>) {
+    let names = [
+        "message",
+        "isMeta",
+        "isCompactSummary",
+        "toolDenialKind",
+        "toolUseResult",
+    ];
+    let Some([message, meta, summary, denial, details]) = pick(json, names) else {
+        return;
+    };
+    let turn = Turn {
+        meta: is_true(meta),
+        summary: is_true(summary),
+        denied: some_text(denial).is_some_and(|kind| kind.starts_with("user")),
+        details,
+    };
+    let own_role = if kind == "user" { "user" } else { "assistant" };
+    let Some(message) = message else {
+        return;
+    };
+    let Some([role, content]) = pick(message, ["role", "content"]) else {
+        // Not an object: at least one old program wrote the bare text.
+        return say_text(some_text(Some(message)), own_role, &turn, record);
+    };
+    let role = match some_text(role).as_deref() {
+        Some("user") => "user",
+        Some("assistant") => "assistant",
+        Some("system") => "system",
+        Some(_) | None => own_role,
+    };
+    read_content(content, role, &turn, record);
+}
+
+/// Content is a text, or a list of blocks and sometimes texts.
+fn read_content<'a>(content: Option<&'a str>, role: &'static str, turn: &Turn<'a>, record: &mut Record<'a>) {
+    let Some(content) = content else {
+        return;
+    };
+    if content.starts_with('[') {
+        for item in items(content) {
+            match item.starts_with('"') {
+                true => say_text(some_text(Some(item)), role, turn, record),
+                false => read_block(item, role, turn, record),
+            }
+        }
+    } else {
+        say_text(some_text(Some(content)), role, turn, record);
+    }
+}
+
+/// A message that the user typed while the assistant worked arrives as an attachment.
+fn read_attachment<'a>(json: &'a str, record: &mut Record<'a>) {
+    let Some([Some(attachment)]) = pick(json, ["attachment"]) else {
+        return;
+    };
+    let Some([kind, prompt]) = pick(attachment, ["type", "prompt"]) else {
+        return;
+    };
+    let kind = some_text(kind).unwrap_or_default();
+    if kind == "queued_command" {
+        read_content(prompt, "user", &Turn::default(), record);
+    }
+    record.kind = format!("attachment/{kind}");
+}
+
+fn say_text<'a>(content: Option<Cow<'a, str>>, role: &'static str, turn: &Turn<'_>, record: &mut Record<'a>) {
+    let (role, source_type) = match role {
+        _ if turn.summary => ("system", "summary"),
+        "user" if turn.meta => ("user", "meta"),
+        role => (role, role),
+    };
+    record.say(role, source_type, content);
+    if let (Some(said), "user") = (record.said.last_mut(), source_type)
+        && said.content.starts_with(INTERRUPTION)
+    {
+        said.event = Event::Interruption {
+            in_tool: said.content.contains("for tool use"),
+        };
+    }
+}
+
+fn read_block<'a>(json: &'a str, role: &'static str, turn: &Turn<'a>, record: &mut Record<'a>) {
+    let Some([kind]) = pick(json, ["type"]) else {
+        return record.skipped.push("content/(no object)".to_owned());
+    };
+    let kind = some_text(kind).unwrap_or_default();
+    match kind.as_ref() {
+        "thinking" => {
+            let [thinking] = pick(json, ["thinking"]).unwrap_or_default();
+            let thinking = some_text(thinking);
+            if thinking.is_none() {
+                record.skipped.push("content/thinking without text".to_owned());
+            }
+            record.say("assistant", "thinking", thinking);
+        }
+        "tool_use" | "server_tool_use" | "mcp_tool_use" => read_call(json, record),
+        "image" | "document" => {
+            let source_type = if kind == "image" { "image" } else { "document" };
+            record.say(role, source_type, Some(placeholder(source_type, json)));
+        }
+        kind if kind.ends_with("tool_result") => read_result(json, turn, record),
+        kind => {
+            let [content] = pick(json, ["text"]).unwrap_or_default();
+            match some_text(content) {
+                Some(content) => say_text(Some(content), role, turn, record),
+                None => record.skipped.push(format!("content/{kind} without text")),
+            }
+        }
+    }
+}
+
+fn read_call<'a>(json: &'a str, record: &mut Record<'a>) {
+    let [id, tool, input] = pick(json, ["id", "name", "input"]).unwrap_or_default();
+    let tool = some_text(tool).unwrap_or_default();
+    let input = input.unwrap_or("{}");
+    let mut content = tool.to_string();
+    if input != "{}" {
+        content.push('\n');
+        content.push_str(&readable(input));
+    }
+    record.said.push(Said {
+        role: "assistant",
+        source_type: "tool_use",
+        content: content.into(),
+        event: Event::Call {
+            id: some_text(id),
+            tool,
+            input,
+        },
+    });
+}
+
+fn read_result<'a>(json: &'a str, turn: &Turn<'a>, record: &mut Record<'a>) {
+    let names = ["tool_use_id", "content", "is_error", "output"];
+    let [call, content, failed, output] = pick(json, names).unwrap_or_default();
+    let content = content.or(output).map(result_text).unwrap_or_default();
+    let failed = is_true(failed);
+    let event = if turn.denied || (failed && REJECTIONS.iter().any(|words| content.starts_with(words))) {
+        Event::Rejection
+    } else {
+        Event::Result {
+            call: some_text(call),
+            failed,
+            details: turn.details,
+        }
+    };
+    record.said.push(Said {
+        role: "tool",
+        source_type: "tool_result",
+        content,
+        event,
+    });
+}
+
+fn result_text(json: &str) -> Cow<'_, str> {
+    if !json.starts_with('[') {
+        return text(json).unwrap_or_else(|| readable(json).into());
+    }
+    let mut parts = items(json).into_iter().map(part_text);
+    match (parts.next(), parts.next()) {
+        (None, _) => Cow::Borrowed(""),
+        (Some(only), None) => only,
+        (Some(first), Some(second)) => {
+            let mut all = format!("{first}\n{second}");
+            for part in parts {
+                all.push('\n');
+                all.push_str(&part);
+            }
+            all.into()
+        }
+    }
+}
+
+fn part_text(json: &str) -> Cow<'_, str> {
+    if let Some(text) = text(json) {
+        return text;
+    }
+    let [kind, words] = pick(json, ["type", "text"]).unwrap_or_default();
+    match some_text(kind).as_deref() {
+        Some("text") => words.and_then(text).unwrap_or_default(),
+        Some("image") => placeholder("image", json),
+        Some("document") => placeholder("document", json),
+        Some(_) | None => readable(json).into(),
+    }
+}
+
+/// What stands for a picture or document: enough to recognise it, none of its bytes. A document of text is kept.
+fn placeholder<'a>(what: &str, json: &'a str) -> Cow<'a, str> {
+    let source = pick(json, ["source"]).and_then(|[source]| source).unwrap_or("{}");
+    let [kind, media_type, data, url] =
+        pick(source, ["type", "media_type", "data", "url"]).unwrap_or_default();
+    if let (Some("text"), Some(data)) = (some_text(kind).as_deref(), some_text(data)) {
+        return data;
+    }
+    let media_type = some_text(media_type).unwrap_or(Cow::Borrowed("of an unknown type"));
+    match (some_text(data), some_text(url)) {
+        (Some(data), _) => {
+            let bytes = base64::engine::general_purpose::STANDARD.decode(data.as_bytes());
+            let bytes = bytes.unwrap_or_else(|_| data.as_bytes().to_vec());
+            format!(
+                "[{what} {media_type}, {} bytes, sha256 {}]",
+                bytes.len(),
+                sha256(&bytes)
+            )
+            .into()
+        }
+        (None, Some(url)) => format!("[{what} {media_type}, {url}]").into(),
+        (None, None) => format!("[{what} {media_type}]").into(),
+    }
+}

@@ -1,0 +1,600 @@
+//! The tasks of one session: a pure reading of its task lists, from first mention to end.
+//!
+//! **Lists.** `TodoWrite` sends the whole list on each call; a conversation (the main one, or one subagent's) has one
+//! list. `TaskCreate` and `TaskUpdate` name single tasks of the session by number.
+//!
+//! **Identity.** An item of a `TodoWrite` list is the same task as an item of the list before it if
+//! 1. its text is the same (the n-th of equal texts is the n-th), else
+//! 2. it has the same `id` (old versions write one), or stands in the same place with the same `activeForm`, and was not
+//!    completed: then it was renamed, else
+//! 3. its text is that of a task that left the list unfinished: then it came back.
+//!
+//! Anything else is a new task; so an item that is worded like a task of a finished, cleared list is a new one. Its id
+//! is the name-based UUID of session, the call that first mentioned it and its place there. A created task is known by
+//! `toolUseResult.task.id` and identified by the call that created it.
+//!
+//! **Life.** `pending`, `in_progress`, `completed`, as the lists say. A task goes back when the list says so: it is
+//! reopened, and completion, outcome and score are taken back. Times are those of the transcript and never run
+//! backwards: of a record that is older than one before it, the later time counts. A task that is completed without having
+//! been seen in progress started when it was completed.
+//!
+//! **Span.** From the call that put the task in progress to the call that completed, dropped or put it back, both
+//! included; several spans if it was reopened. Of its span a task counts all tool results and gets links to all
+//! messages: a subagent's task those of the subagent, a task of the main conversation those of the whole file. A
+//! refused tool call is no result, it and an interruption are a user's correction; refusing a call and thereby stopping
+//! the assistant is one.
+//!
+//! **Outcome**, decided when the task ends, the first that applies:
+//! - `skipped`: it left the list without having been started;
+//! - `error`: results were counted, and none was a success;
+//! - `partial`: it left the list unfinished, or was completed though the last result was an error;
+//! - `success`: it was completed.
+//!
+//! `outcome_score` = (successes - corrections) / results, between 0 and 1, at the end of the task; none without results.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::fields::{cut, items, pick, some_text, text};
+use super::record::{Event, Said};
+
+use coditect_shared::limits::{ACTIVE_FORM_MAX_CHARS, TASK_ID_MAX_CHARS};
+
+/// Namespace of the ids of tasks: the name-based UUID of `coditect.task` in the namespace of object identifiers. It must
+/// never change, or every transcript ingested again would double its tasks.
+const NAMESPACE: Uuid = Uuid::from_u128(0x6d87_655e_1757_58ca_a754_9c0a_fccd_502b);
+
+/// A row of `task_tracking`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct TaskRow {
+    pub(super) id: Uuid,
+    pub(super) task_id: String,
+    pub(super) description: String,
+    pub(super) active_form: Option<String>,
+    pub(super) session_id: String,
+    pub(super) project_id: Option<String>,
+    pub(super) status: Status,
+    pub(super) outcome: Option<&'static str>,
+    pub(super) outcome_score: Option<f64>,
+    pub(super) tool_success_count: u32,
+    pub(super) tool_error_count: u32,
+    pub(super) user_corrections: u32,
+    pub(super) started_at: Option<String>,
+    pub(super) completed_at: Option<String>,
+    /// When anything above last changed, by the transcript's clock.
+    pub(super) updated_at: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Status {
+    Pending,
+    InProgress,
+    Completed,
+}
+
+impl Status {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Status::Pending => "pending",
+            Status::InProgress => "in_progress",
+            Status::Completed => "completed",
+        }
+    }
+}
+
+/// A message's place in the span of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Index of the task in the session.
+    pub(super) task: usize,
+    /// From 1.
+    pub(super) sequence: u32,
+}
+
+/// Who speaks: the main conversation, or a subagent by name or by the record that it began with.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Speaker {
+    Main,
+    Agent(String),
+    Sidechain(u32),
+}
+
+/// All tasks of a session, as one file tells them.
+#[derive(Debug)]
+pub(super) struct Tasks {
+    session: String,
+    /// The subagent whose file this is, else empty: sets calls apart that have no id of their own.
+    stream: String,
+    project: Option<String>,
+    /// The latest time seen, and as it was written.
+    clock: Option<(Timestamp, String)>,
+    tasks: Vec<Task>,
+    /// The tasks in progress, in the order in which they were started.
+    open: Vec<usize>,
+    lists: HashMap<Speaker, List>,
+    /// Index of a created task by its number.
+    created: HashMap<String, usize>,
+    /// Calls of TaskCreate whose answer, which names the task, is still to come: by call, who made it and its input.
+    creating: HashMap<String, (Speaker, String)>,
+    /// Calls of task tools without an id of their own, to tell them apart.
+    nameless_calls: u32,
+    refused: bool,
+}
+
+#[derive(Debug)]
+struct Task {
+    row: TaskRow,
+    owner: Speaker,
+    /// Of its spans: how many messages they hold, and whether the last counted result was an error.
+    linked: u32,
+    last_failed: bool,
+    ended: bool,
+    changed: bool,
+}
+
+#[derive(Debug, Default)]
+struct List {
+    items: Vec<Listed>,
+    /// Tasks that left the list unfinished.
+    dropped: Vec<usize>,
+}
+
+#[derive(Clone, Debug)]
+struct Listed {
+    task: usize,
+    id: Option<String>,
+}
+
+/// An item as a call of TodoWrite gives it.
+#[derive(Debug)]
+struct Item {
+    /// Its place among all that the call listed.
+    place: usize,
+    id: Option<String>,
+    content: String,
+    active_form: Option<String>,
+    /// None for one that is listed as cancelled or deleted.
+    status: Option<Status>,
+}
+
+impl Tasks {
+    pub(super) fn new(session: &str, stream: &str) -> Tasks {
+        Tasks {
+            session: session.to_owned(),
+            stream: stream.to_owned(),
+            project: None,
+            clock: None,
+            tasks: Vec::new(),
+            open: Vec::new(),
+            lists: HashMap::new(),
+            created: HashMap::new(),
+            creating: HashMap::new(),
+            nameless_calls: 0,
+            refused: false,
+        }
+    }
+
+    /// Names the project, once: a session belongs to where it began.
+    pub(super) fn set_project(&mut self, project: &str) {
+        if self.project.is_none() {
+            self.project = Some(project.to_owned());
+            for task in &mut self.tasks {
+                task.row.project_id = self.project.clone();
+                task.changed = true;
+            }
+        }
+    }
+
+    /// Takes note of the time of the record that is read.
+    pub(super) fn tick(&mut self, timestamp: &str) {
+        if let Ok(time) = timestamp.parse::<Timestamp>()
+            && self.clock.as_ref().is_none_or(|(latest, _)| time > *latest)
+        {
+            self.clock = Some((time, timestamp.to_owned()));
+        }
+    }
+
+    /// Takes note of a message and says in whose spans it stands.
+    pub(super) fn hear(&mut self, speaker: &Speaker, said: &Said<'_>) -> Vec<Place> {
+        let mut concerned: Vec<usize> = self.in_progress(speaker).collect();
+        match &said.event {
+            Event::Nothing => {}
+            Event::Call { id, tool, input } => {
+                let touched = self.call(speaker, id.as_deref(), tool, input);
+                let started: Vec<usize> = self.in_progress(speaker).collect();
+                for task in touched.into_iter().chain(started) {
+                    if !concerned.contains(&task) {
+                        concerned.push(task);
+                    }
+                }
+            }
+            Event::Result {
+                call,
+                failed,
+                details,
+            } => {
+                for &task in &concerned {
+                    self.count_result(task, *failed);
+                }
+                if let Some((maker, input)) = call.as_deref().and_then(|call| self.creating.remove(call))
+                    && !failed
+                {
+                    self.create(
+                        maker,
+                        call.as_deref().unwrap_or_default(),
+                        &input,
+                        *details,
+                        &said.content,
+                    );
+                }
+            }
+            Event::Rejection => self.correct(&concerned),
+            // Refusing a call and stopping the assistant by it is one act, told twice.
+            Event::Interruption { in_tool: true } if self.refused => {}
+            Event::Interruption { .. } => self.correct(&concerned),
+        }
+        match &said.event {
+            Event::Rejection => self.refused = true,
+            Event::Result { .. } => {}
+            Event::Nothing | Event::Call { .. } | Event::Interruption { .. } => self.refused = false,
+        }
+        let place = |task: usize| {
+            let row = &mut self.tasks[task];
+            row.linked += 1;
+            Place {
+                task,
+                sequence: row.linked,
+            }
+        };
+        concerned.into_iter().map(place).collect()
+    }
+
+    pub(super) fn id(&self, task: usize) -> Uuid {
+        self.tasks[task].row.id
+    }
+
+    /// The rows that changed since the last call.
+    pub(super) fn take_changed(&mut self) -> Vec<TaskRow> {
+        let mut rows = Vec::new();
+        for task in &mut self.tasks {
+            if std::mem::take(&mut task.changed) {
+                rows.push(task.row.clone());
+            }
+        }
+        rows
+    }
+
+    /// Tasks in whose span a message of this speaker falls.
+    fn in_progress<'a>(&'a self, speaker: &'a Speaker) -> impl Iterator<Item = usize> + 'a {
+        let heard = move |task: &&usize| {
+            let owner = &self.tasks[**task].owner;
+            *owner == Speaker::Main || owner == speaker
+        };
+        self.open.iter().filter(heard).copied()
+    }
+
+    /// Gives the tasks that the call completed without their having had a span.
+    fn call(&mut self, speaker: &Speaker, id: Option<&str>, tool: &str, input: &str) -> Vec<usize> {
+        if !matches!(tool, "TodoWrite" | "TaskCreate" | "TaskUpdate") {
+            return Vec::new();
+        }
+        let id = match id {
+            Some(id) => id.to_owned(),
+            None => {
+                self.nameless_calls += 1;
+                format!("{} call {}", self.stream, self.nameless_calls)
+            }
+        };
+        match tool {
+            "TodoWrite" => self.todo_write(speaker, &id, input),
+            "TaskCreate" => {
+                self.creating.insert(id, (speaker.clone(), input.to_owned()));
+                Vec::new()
+            }
+            _ => self.task_update(input),
+        }
+    }
+
+    fn todo_write(&mut self, speaker: &Speaker, call: &str, input: &str) -> Vec<usize> {
+        // A call without a list says nothing; an empty list says that it was cleared.
+        let Some(listed) = todo_items(input) else {
+            return Vec::new();
+        };
+        let mut list = self.lists.remove(speaker).unwrap_or_default();
+        let mut matched = self.match_items(&listed, &list);
+        for (item, task) in listed.iter().zip(&mut matched) {
+            if task.is_none() {
+                let back = list
+                    .dropped
+                    .iter()
+                    .position(|&gone| self.tasks[gone].row.description == item.content);
+                *task = back.map(|place| list.dropped.remove(place));
+            }
+        }
+        let mut touched = Vec::new();
+        let mut items = Vec::with_capacity(listed.len());
+        for (item, task) in listed.into_iter().zip(matched) {
+            let task = task.unwrap_or_else(|| self.add(speaker.clone(), call, &item));
+            self.describe(task, Some(&item.content), item.active_form.as_deref());
+            touched.extend(self.set_status(task, item.status));
+            if item.status.is_some() {
+                items.push(Listed { task, id: item.id });
+            }
+        }
+        for gone in std::mem::take(&mut list.items) {
+            let unfinished = self.tasks[gone.task].row.status != Status::Completed;
+            if unfinished && !items.iter().any(|item| item.task == gone.task) {
+                touched.extend(self.set_status(gone.task, None));
+                list.dropped.push(gone.task);
+            }
+        }
+        list.items = items;
+        self.lists.insert(speaker.clone(), list);
+        touched
+    }
+
+    /// Which task of the list before each item is, by text and by what else survives a renaming.
+    fn match_items(&self, listed: &[Item], before: &List) -> Vec<Option<usize>> {
+        let mut free: Vec<Option<&Listed>> = before.items.iter().map(Some).collect();
+        let mut matched = vec![None; listed.len()];
+        let mut settle = |fits: &dyn Fn(&Item, usize, &Listed, &TaskRow) -> bool| {
+            for (item, task) in listed.iter().zip(&mut matched) {
+                if task.is_some() {
+                    continue;
+                }
+                let found = free.iter_mut().enumerate().find(|(place, old)| {
+                    old.is_some_and(|old| fits(item, *place, old, &self.tasks[old.task].row))
+                });
+                *task = found.and_then(|(_, old)| old.take()).map(|old| old.task);
+            }
+        };
+        settle(&|item, _, _, row| row.description == item.content);
+        settle(&|item, _, old, row| {
+            row.status != Status::Completed && item.id.is_some() && old.id == item.id
+        });
+        settle(&|item, place, _, row| {
+            row.status != Status::Completed
+                && place == item.place
+                && item.active_form.is_some()
+                && row.active_form == item.active_form
+        });
+        matched
+    }
+
+    fn add(&mut self, owner: Speaker, call: &str, item: &Item) -> usize {
+        let number = self.tasks.len() + 1;
+        let task_id = match &item.id {
+            Some(id) => id.clone(),
+            None => format!("todo-{number}"),
+        };
+        self.push(owner, format!("{call}\n{}", item.place), &task_id, &item.content)
+    }
+
+    fn create(&mut self, owner: Speaker, call: &str, input: &str, details: Option<&str>, answer: &str) {
+        let [subject, description, active_form] =
+            pick(input, ["subject", "description", "activeForm"]).unwrap_or_default();
+        let Some(subject) = some_text(subject) else {
+            return;
+        };
+        let Some(number) = created_number(details, answer) else {
+            return;
+        };
+        let whole = match some_text(description) {
+            Some(description) if description != subject => format!("{subject}\n\n{description}"),
+            Some(_) | None => subject.into_owned(),
+        };
+        let task = self.push(owner, format!("{call}\n0"), &number, &whole);
+        self.describe(task, None, some_text(active_form).as_deref());
+        self.created.insert(number, task);
+    }
+
+    fn push(&mut self, owner: Speaker, name: String, task_id: &str, description: &str) -> usize {
+        let id = Uuid::new_v5(&NAMESPACE, format!("{}\n{name}", self.session).as_bytes());
+        self.tasks.push(Task {
+            row: TaskRow {
+                id,
+                task_id: cut(task_id, TASK_ID_MAX_CHARS).to_owned(),
+                description: description.to_owned(),
+                active_form: None,
+                session_id: self.session.clone(),
+                project_id: self.project.clone(),
+                status: Status::Pending,
+                outcome: None,
+                outcome_score: None,
+                tool_success_count: 0,
+                tool_error_count: 0,
+                user_corrections: 0,
+                started_at: None,
+                completed_at: None,
+                updated_at: self.now(),
+            },
+            owner,
+            linked: 0,
+            last_failed: false,
+            ended: false,
+            changed: true,
+        });
+        self.tasks.len() - 1
+    }
+
+    fn task_update(&mut self, input: &str) -> Vec<usize> {
+        let names = ["taskId", "status", "subject", "description", "activeForm"];
+        let [number, status, subject, description, active_form] = pick(input, names).unwrap_or_default();
+        let number = number.map(|json| text(json).unwrap_or(json.into()));
+        // A task of another session or another program's list is not known here, and nothing is known of it.
+        let Some(&task) = number.and_then(|number| self.created.get(number.as_ref())) else {
+            return Vec::new();
+        };
+        let before = &self.tasks[task].row.description;
+        let (old_subject, old_rest) = before.split_once("\n\n").unwrap_or((before, ""));
+        let subject = some_text(subject).unwrap_or(old_subject.into());
+        let rest = some_text(description).unwrap_or(old_rest.into());
+        let whole = match rest.is_empty() || rest == subject {
+            true => subject.into_owned(),
+            false => format!("{subject}\n\n{rest}"),
+        };
+        self.describe(task, Some(&whole), some_text(active_form).as_deref());
+        match some_text(status) {
+            Some(status) => self.set_status(task, status_of(&status)).into_iter().collect(),
+            None => Vec::new(),
+        }
+    }
+
+    fn describe(&mut self, task: usize, description: Option<&str>, active_form: Option<&str>) {
+        let row = &self.tasks[task].row;
+        let description = description
+            .filter(|new| *new != row.description)
+            .map(str::to_owned);
+        let active_form = active_form
+            .map(|new| cut(new, ACTIVE_FORM_MAX_CHARS))
+            .filter(|new| row.active_form.as_deref() != Some(*new))
+            .map(str::to_owned);
+        if description.is_none() && active_form.is_none() {
+            return;
+        }
+        let row = self.change(task);
+        if let Some(description) = description {
+            row.description = description;
+        }
+        row.active_form = active_form.or(row.active_form.take());
+    }
+
+    /// Moves a task to a status; None drops it from its list. Gives the task if it was completed without a span.
+    fn set_status(&mut self, task: usize, status: Option<Status>) -> Option<usize> {
+        let now = self.now();
+        let Task { row, ended, .. } = &self.tasks[task];
+        let (before, ended) = (row.status, *ended);
+        if status.map_or(ended, |status| {
+            status == before && (!ended || status == Status::Completed)
+        }) {
+            return None;
+        }
+        let started_before = row.started_at.is_some();
+        let row = self.change(task);
+        row.status = status.unwrap_or(before);
+        row.completed_at = None;
+        row.outcome = None;
+        row.outcome_score = None;
+        match status {
+            Some(Status::Pending) => {}
+            Some(Status::InProgress) => row.started_at = row.started_at.take().or(now),
+            Some(Status::Completed) => {
+                row.started_at = row.started_at.take().or(now.clone());
+                row.completed_at = now;
+            }
+            None => {}
+        }
+        self.open.retain(|open| *open != task);
+        if status == Some(Status::InProgress) {
+            self.open.push(task);
+        }
+        let over = status.is_none_or(|status| status == Status::Completed);
+        self.tasks[task].ended = over;
+        if over {
+            self.decide(task, started_before);
+        }
+        (status == Some(Status::Completed) && before == Status::Pending).then_some(task)
+    }
+
+    /// Outcome and score of a task that has just ended.
+    fn decide(&mut self, task: usize, started_before: bool) {
+        let Task { row, last_failed, .. } = &mut self.tasks[task];
+        let results = row.tool_success_count + row.tool_error_count;
+        let completed = row.status == Status::Completed;
+        row.outcome = Some(if !completed && !started_before {
+            "skipped"
+        } else if results > 0 && row.tool_success_count == 0 {
+            "error"
+        } else if !completed || *last_failed {
+            "partial"
+        } else {
+            "success"
+        });
+        let good = f64::from(row.tool_success_count) - f64::from(row.user_corrections);
+        row.outcome_score = (results > 0).then(|| (good / f64::from(results)).clamp(0.0, 1.0));
+    }
+
+    fn count_result(&mut self, task: usize, failed: bool) {
+        self.tasks[task].last_failed = failed;
+        let row = self.change(task);
+        match failed {
+            true => row.tool_error_count += 1,
+            false => row.tool_success_count += 1,
+        }
+    }
+
+    fn correct(&mut self, tasks: &[usize]) {
+        for &task in tasks {
+            self.change(task).user_corrections += 1;
+        }
+    }
+
+    /// The row, to be changed now.
+    fn change(&mut self, task: usize) -> &mut TaskRow {
+        let now = self.now();
+        let task = &mut self.tasks[task];
+        task.changed = true;
+        task.row.updated_at = now;
+        &mut task.row
+    }
+
+    fn now(&self) -> Option<String> {
+        self.clock.as_ref().map(|(_, written)| written.clone())
+    }
+}
+
+/// The items of a call of TodoWrite; None if it has no list. What is no item in it is passed over.
+fn todo_items(input: &str) -> Option<Vec<Item>> {
+    let [Some(todos)] = pick(input, ["todos"])? else {
+        return None;
+    };
+    // Some models wrap the list into a text.
+    let unwrapped = text(todos).unwrap_or(todos.into());
+    if !unwrapped.trim_start().starts_with('[') {
+        return None;
+    }
+    let read = |(place, json): (usize, &str)| {
+        let [id, content, active_form, status] = pick(json, ["id", "content", "activeForm", "status"])?;
+        Some(Item {
+            place,
+            id: id
+                .map(|json| text(json).unwrap_or(json.into()).into_owned())
+                .filter(|id| !id.is_empty()),
+            content: some_text(content)?.into_owned(),
+            active_form: some_text(active_form).map(|form| cut(&form, ACTIVE_FORM_MAX_CHARS).to_owned()),
+            status: status_of(&some_text(status).unwrap_or_default()),
+        })
+    };
+    Some(
+        items(&unwrapped)
+            .into_iter()
+            .enumerate()
+            .filter_map(read)
+            .collect(),
+    )
+}
+
+/// A status that we do not know is that of a task which is still to be done.
+fn status_of(status: &str) -> Option<Status> {
+    match status {
+        "completed" => Some(Status::Completed),
+        "in_progress" => Some(Status::InProgress),
+        "cancelled" | "deleted" => None,
+        _ => Some(Status::Pending),
+    }
+}
+
+/// The number of a created task: `toolUseResult.task.id`, else out of `Task #1 created successfully: …`.
+fn created_number(details: Option<&str>, answer: &str) -> Option<String> {
+    let task = details
+        .and_then(|json| pick(json, ["task"]))
+        .and_then(|[task]| task);
+    let id = task.and_then(|json| pick(json, ["id"])).and_then(|[id]| id);
+    if let Some(id) = id {
+        return Some(text(id).unwrap_or(id.into()).into_owned());
+    }
+    let number = answer.strip_prefix("Task #")?.split_whitespace().next()?;
+    Some(number.to_owned())
+}
