@@ -19,11 +19,18 @@ struct Migration {
 }
 
 /// All of them, in order; the position must be the number.
-const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "identity",
-    sql: include_str!("../../migrations-pg/0001_identity.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "identity",
+        sql: include_str!("../../migrations-pg/0001_identity.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "context",
+        sql: include_str!("../../migrations-pg/0002_context.sql"),
+    },
+];
 
 /// Names our advisory lock among those of other programs in the same database: "codi" in ASCII.
 const LOCK: i64 = 0x636f_6469;
