@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{any, get};
+use axum::routing::{any, get, post};
 use coditect_shared::limits::PUSH_BODY_MAX_BYTES;
 use deadpool_postgres::Pool;
 use tokio::net::TcpListener;
@@ -21,7 +21,8 @@ use crate::error::ApiError;
 use crate::events::Heads;
 use crate::keys::Issuer;
 use crate::limits::{self, OPEN_REQUESTS};
-use crate::{account, answer, connections, health};
+use crate::push::turns::Turns;
+use crate::{account, answer, connections, digest, events, health, pull, push, stats};
 
 /// How long open requests may go on after the signal to stop; `serve` ends within 2 s, cluster not counted.
 const DRAIN: Duration = Duration::from_millis(1500);
@@ -33,6 +34,8 @@ pub struct AppState {
     pub pool: Pool,
     /// Who waits for which head.
     pub heads: Heads,
+    /// Where pushes of one tenant queue before they take a connection.
+    pub turns: Turns,
     /// The key of the access tokens.
     pub keys: Arc<Issuer>,
     /// Names this database for its whole life; clients bind their files to it.
@@ -49,6 +52,7 @@ impl AppState {
         AppState {
             pool,
             heads: Heads::default(),
+            turns: Turns::default(),
             keys,
             instance_id,
             stopping,
@@ -61,8 +65,11 @@ impl AppState {
 pub fn router(state: AppState) -> Router {
     let api = Router::new()
         .route("/account", get(account::show))
-        // Context routes (push, pull, events, digest, stats) come here.
-        ;
+        .route("/context/push", post(push::push))
+        .route("/context/pull", get(pull::pull))
+        .route("/context/events", get(events::events))
+        .route("/context/digest", get(digest::digest))
+        .route("/context/stats", get(stats::stats));
     Router::new()
         .nest("/api/v1", api)
         .route("/health", get(health::alive))

@@ -132,6 +132,11 @@ impl Address {
             .context("making the connection pool")
     }
 
+    /// For a connection that is driven by hand.
+    pub(crate) fn config(&self) -> &Config {
+        &self.0
+    }
+
     pub(crate) fn password(&self) -> Option<&[u8]> {
         self.0.get_password()
     }

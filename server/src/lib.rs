@@ -21,6 +21,8 @@ pub mod audit;
 pub mod digest;
 pub mod events;
 pub mod health;
+pub mod history;
+pub mod instant;
 pub mod pull;
 pub mod push;
 pub mod stats;

@@ -16,7 +16,7 @@ use crate::config::{Database, Options, Usage};
 use crate::data_dir::{DataDir, Held, Purpose};
 use crate::database::{Address, refuse_powerful_role};
 use crate::keys::Issuer;
-use crate::{limits, migrate};
+use crate::{events, limits, migrate};
 
 /// How long we wait for an administration command, which has the data directory for a moment.
 const COMMAND_ENDS: Duration = Duration::from_secs(30);
@@ -108,7 +108,10 @@ async fn prepare(
         .context("reading which database this is")?
         .get(0);
     let keys = Arc::new(Issuer::load_or_make(data_dir.path())?);
-    Ok(AppState::new(serving.pool()?, keys, instance_id))
+    let state = AppState::new(serving.pool()?, keys, instance_id);
+    // Ends with the server, by the state's own signal.
+    tokio::spawn(events::run(state.clone(), serving.clone()));
+    Ok(state)
 }
 
 async fn serve(listener: TcpListener, state: AppState, mut stop: StopSignal) -> anyhow::Result<()> {

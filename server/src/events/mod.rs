@@ -1,0 +1,99 @@
+//! `GET /context/events`: tells a device at once that its user's head moved.
+//!
+//! Only the head is told; rows are pulled. So an event may be lost, doubled or late without harm: the newest head is
+//! all that counts, and a slow reader gets that one. Three sources feed it, the first being enough on one server:
+//! pushes of this process ([`Heads::moved`]), other servers' ([`relay`]), and a calm poll as the fallback ([`poll`]).
+
+mod hub;
+mod poll;
+mod relay;
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::Sse;
+use axum::response::sse::{Event, KeepAlive};
+use coditect_shared::wire::HeadEvent;
+use futures_util::Stream;
+use futures_util::stream::unfold;
+
+use crate::app::AppState;
+use crate::auth::{Action, Caller};
+use crate::database::Address;
+use crate::error::ApiError;
+use crate::history;
+use crate::tenant::TenantTx;
+
+pub use hub::Heads;
+use hub::Subscription;
+
+/// A comment after so much silence, so that proxies (60 s as a rule) and half-open connections do not go unnoticed.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Tells other servers of this one's heads, and listeners here of theirs, until the server stops. `address` must lead
+/// to PostgreSQL itself and not to a pooler in transaction mode, through which no notification comes.
+pub async fn run(state: AppState, address: Address) {
+    let mut stopping = state.stopping.clone();
+    tokio::select! {
+        () = relay::run(&state.heads, &address) => {}
+        () = poll::run(&state) => {}
+        // An error means that nobody can stop the server any more, because it is gone.
+        _ = stopping.wait_for(|stopping| *stopping) => {}
+    }
+}
+
+/// The route.
+pub async fn events(
+    State(state): State<AppState>,
+    caller: Caller,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
+    caller.role.may(Action::Read)?;
+    // Subscribed first, looked second: a push between the two is told, at worst twice.
+    let subscription = state.heads.subscribe(caller.tenant, &caller.user);
+    let head = current_head(&state, &caller).await?;
+    state.heads.learn(caller.tenant, &caller.user, head);
+    let listener = Listener {
+        subscription,
+        told: None,
+        state,
+    };
+    Ok(Sse::new(unfold(listener, next_event)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+async fn current_head(state: &AppState, caller: &Caller) -> Result<i64, ApiError> {
+    let tx = TenantTx::begin_snapshot(&state.pool, caller.tenant, &caller.user).await?;
+    let head = history::head(&tx, caller).await?.cursor;
+    tx.commit().await?;
+    Ok(head)
+}
+
+struct Listener {
+    subscription: Subscription,
+    /// The head that was told last.
+    told: Option<i64>,
+    state: AppState,
+}
+
+/// Waits until there is a head to tell: at once for the first, then whenever it moved. Ends when the server stops.
+async fn next_event(mut listener: Listener) -> Option<(Result<Event, Infallible>, Listener)> {
+    loop {
+        if *listener.state.stopping.borrow() {
+            return None;
+        }
+        let cursor = listener.subscription.head();
+        if listener.told.is_none_or(|told| cursor > told) {
+            listener.told = Some(cursor);
+            // Numbers alone: this cannot fail to render.
+            let event = Event::default()
+                .event("head")
+                .json_data(HeadEvent { cursor })
+                .ok()?;
+            return Some((Ok(event), listener));
+        }
+        tokio::select! {
+            moved = listener.subscription.moved() => moved?,
+            stopped = listener.state.stopping.changed() => stopped.ok()?,
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! `POST /context/push`: a device's batch goes into PostgreSQL in one transaction, once.
+//!
+//! The way of a batch: [`intake`] checks each record alone; [`turns`] lets few pushes of a tenant at its head lock at
+//! a time; [`load`] locks the device and the head and reads what the batch concerns; [`plan`] decides; [`write`] writes
+//! set-wise. After the commit, and outside the transaction, listeners learn of the new head.
+//!
+//! Promises: the same batch sent twice changes nothing and gets the same answer (P2); cursors follow commit order (P3);
+//! a bad record is refused alone (P10).
+
+mod intake;
+mod load;
+pub mod plan;
+pub mod turns;
+mod write;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use coditect_shared::hash::sha256;
+use coditect_shared::limits::PUSH_RECORDS_MAX;
+use coditect_shared::wire::{PushAnswer, PushConflict, PushRequest};
+use coditect_shared::{ContentHash, DeviceId};
+use serde_json::json;
+
+use crate::answer::RequestId;
+use crate::app::AppState;
+use crate::auth::{Action, Caller, Device};
+use crate::body::JsonBody;
+use crate::error::ApiError;
+use crate::history;
+use crate::tenant::TenantTx;
+
+use intake::Intake;
+use load::{Committed, Head};
+
+/// The route.
+pub async fn push(
+    State(state): State<AppState>,
+    caller: Caller,
+    Device(device): Device,
+    Extension(request_id): Extension<RequestId>,
+    JsonBody {
+        bytes,
+        value: request,
+    }: JsonBody<PushRequest>,
+) -> Result<Response, ApiError> {
+    caller.role.may(Action::Create)?;
+    check_envelope(&request)?;
+    let sender = Sender {
+        device,
+        push_seq: request.push_seq,
+        epoch: request.epoch,
+        digest: sha256(&bytes),
+        bytes: bytes.len(),
+        request_id: request_id.0,
+    };
+    let intake = Intake::check(caller.tenant, request);
+    let turn = state.turns.wait(caller.tenant).await?;
+    let stored = store(&state, &caller, &sender, intake).await?;
+    drop(turn);
+    if let Some(head) = stored.moved_to {
+        state.heads.moved(caller.tenant, &caller.user, head);
+    }
+    Ok(([(CONTENT_TYPE, "application/json")], stored.answer).into_response())
+}
+
+/// What is known of a push before its records are looked at.
+struct Sender {
+    device: DeviceId,
+    push_seq: i64,
+    epoch: i64,
+    /// Of the body before compression.
+    digest: ContentHash,
+    bytes: usize,
+    request_id: String,
+}
+
+struct Stored {
+    /// As JSON, the same bytes for the same batch.
+    answer: String,
+    /// The user's new head, if this push moved it.
+    moved_to: Option<i64>,
+}
+
+fn check_envelope(request: &PushRequest) -> Result<(), ApiError> {
+    for (field, value) in [("epoch", request.epoch), ("push_seq", request.push_seq)] {
+        if value < 1 {
+            return Err(ApiError::invalid(
+                field,
+                format!("{value} is below 1, from which it counts"),
+            ));
+        }
+    }
+    let records = request.messages.len() + request.tasks.len() + request.task_messages.len();
+    if records > PUSH_RECORDS_MAX {
+        return Err(ApiError::TooLarge {
+            message: format!("the batch has {records} records, at most {PUSH_RECORDS_MAX} are allowed"),
+            limit: PUSH_RECORDS_MAX as u64,
+        });
+    }
+    Ok(())
+}
+
+/// The transaction.
+async fn store(
+    state: &AppState,
+    caller: &Caller,
+    sender: &Sender,
+    mut intake: Intake,
+) -> Result<Stored, ApiError> {
+    let tx = TenantTx::begin(&state.pool, caller.tenant, &caller.user).await?;
+    let scope = load::Scope { tx: &tx, caller };
+    let (committed, head) = load::lock(&scope, sender.device).await?;
+    match judge(sender, &committed, &head) {
+        Ok(Turn::New) => {}
+        Ok(Turn::Again) => {
+            let answer = load::stored_answer(&scope, sender).await?;
+            tx.rollback().await?;
+            return Ok(Stored {
+                answer,
+                moved_to: None,
+            });
+        }
+        Ok(Turn::OtherBatch(digest)) => {
+            let answer = load::stored_answer(&scope, sender).await?;
+            tx.rollback().await?;
+            return Err(push_seq_conflict(sender, digest, &answer));
+        }
+        Err(refusal) => {
+            tx.rollback().await?;
+            return Err(refusal);
+        }
+    }
+
+    let mut known = load::known(&scope, &head, &intake.batch).await?;
+    let plan = loop {
+        match plan::plan(&intake.batch, known) {
+            Ok(plan) => break plan,
+            Err((missing, so_far)) => known = load::occurrences(&scope, missing, so_far).await?,
+        }
+    };
+    let moved = plan.head > head.head;
+    let after = if moved {
+        history::Head {
+            cursor: plan.head,
+            mark: Some(format!("{:016x}", rand::random::<u64>())),
+        }
+    } else {
+        history::head(&tx, caller).await?
+    };
+    let answer = intake.answer(&plan, &after, &head);
+    let text = serde_json::to_string(&answer).map_err(anyhow::Error::from)?;
+    let log = write::Log {
+        cursor: after.cursor,
+        mark: after.mark.filter(|_| moved),
+        answer: &answer,
+        text: &text,
+    };
+    write::write(&scope, sender, &head, &intake, &plan, log).await?;
+    tx.commit().await?;
+    Ok(Stored {
+        answer: text,
+        moved_to: moved.then_some(after.cursor),
+    })
+}
+
+/// Where a batch stands in the count of its device.
+enum Turn {
+    New,
+    /// Committed before: the same bytes.
+    Again,
+    /// Another batch was committed under this number.
+    OtherBatch(ContentHash),
+}
+
+fn judge(sender: &Sender, committed: &Committed, head: &Head) -> Result<Turn, ApiError> {
+    if sender.epoch != head.epoch {
+        return Err(ApiError::Conflict {
+            code: "epoch_mismatch",
+            message: format!(
+                "the batch is of epoch {}, the server is in epoch {}: pull first",
+                sender.epoch, head.epoch
+            ),
+            details: json!({"epoch": head.epoch}),
+        });
+    }
+    let last = committed.push_seq;
+    let out_of_step = |code, what| ApiError::Conflict {
+        code,
+        message: format!(
+            "push_seq {} {what}: the last one committed for this device is {last}",
+            sender.push_seq
+        ),
+        details: json!({"push_seq": last}),
+    };
+    if sender.push_seq < last {
+        return Err(out_of_step("push_seq_stale", "is past"));
+    }
+    if sender.push_seq - last > 1 {
+        return Err(out_of_step("push_seq_gap", "leaves a gap"));
+    }
+    match committed.digest {
+        Some(digest) if sender.push_seq == last && digest == sender.digest => Ok(Turn::Again),
+        Some(digest) if sender.push_seq == last => Ok(Turn::OtherBatch(digest)),
+        Some(_) | None => Ok(Turn::New),
+    }
+}
+
+fn push_seq_conflict(sender: &Sender, digest: ContentHash, answer: &str) -> ApiError {
+    let details = serde_json::from_str::<PushAnswer>(answer)
+        .and_then(|answer| serde_json::to_value(PushConflict { digest, answer }));
+    match details {
+        Ok(details) => ApiError::Conflict {
+            code: "push_seq_conflict",
+            message: format!("another batch was committed under push_seq {}", sender.push_seq),
+            details,
+        },
+        Err(error) => ApiError::Internal(anyhow::Error::from(error).context("reading a stored answer")),
+    }
+}
