@@ -8,7 +8,14 @@ pub mod key;
 pub mod outbox;
 pub mod owner;
 pub mod quarantine;
+pub mod verify;
+
+// The loop and its pure core.
+pub mod run;
+pub mod state;
 pub mod store;
+pub mod sync;
+pub mod wake;
 
 // The outer side: what a user and the operating system see.
 pub mod account;

@@ -205,6 +205,21 @@ pub fn halve(batch: &Batch) -> Result<Option<Batch>, serde_json::Error> {
     }))
 }
 
+/// The same batch for another epoch. Its digest is another, since the epoch is part of what is sent.
+pub fn with_epoch(batch: &Batch, epoch: i64) -> Result<Batch, serde_json::Error> {
+    let request = PushRequest {
+        epoch,
+        ..serde_json::from_slice(&batch.body)?
+    };
+    let body = serde_json::to_vec(&request)?;
+    Ok(Batch {
+        epoch,
+        digest: sha256(&body),
+        body,
+        ..batch.clone()
+    })
+}
+
 /// Quarantines the only record of a batch that the server cannot take as a whole. The push_seq stays unused.
 pub fn give_up(
     tx: &Connection,

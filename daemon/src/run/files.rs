@@ -1,0 +1,431 @@
+//! The blocking side of the loop: every step that reads or writes context.db or our state file, one hop each.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use coditect_shared::TenantId;
+use coditect_shared::wire::{PullPage, PullQuery, PushAnswer, PushConflict};
+use jiff::Timestamp;
+
+use crate::apply::{self, Applied, ApplyError};
+use crate::capture::{self, CaptureHealth};
+use crate::identity;
+use crate::outbox::{self, Batch, BatchLimits, Context, Settled};
+use crate::quarantine::{self, Refused};
+use crate::state::State;
+use crate::status::{Capture, QUARANTINE_NOTES_MAX, QuarantineNote};
+use crate::store::{self, Store, StoreError};
+use crate::sync::{Outcome, Trouble, View};
+
+/// Outbox rows that get identities in one transaction.
+const IDENTIFY_ROWS: usize = 500;
+
+/// Parts of the backfill in one hop; each is a transaction of its own.
+const BACKFILL_STEPS: usize = 8;
+
+/// zstd level: the one that is as fast as the disk; higher ones gain a few percent.
+const ZSTD_LEVEL: i32 = 3;
+
+/// context.db and our state file, open.
+#[derive(Debug)]
+pub(super) struct Files {
+    store: Store,
+    state: State,
+    /// Device and inode: another file under the same name is another history.
+    identity: (u64, u64),
+    hardware_id: String,
+    capture: CaptureHealth,
+}
+
+/// What `status` shows of the files.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    pub device: coditect_shared::DeviceId,
+    pub capture: Capture,
+    pub capture_note: Option<String>,
+    pub oldest_queued_at: Option<String>,
+    pub quarantined: u64,
+    pub links_parked: u64,
+    pub links_waiting: u64,
+    pub notes: Vec<QuarantineNote>,
+}
+
+/// A batch ready to go over the wire.
+#[derive(Clone, Debug)]
+pub(super) struct Ready {
+    pub batch: Batch,
+    pub zstd_body: Vec<u8>,
+}
+
+impl Files {
+    pub(super) fn open(context_db: &Path, state_db: &Path) -> anyhow::Result<Self> {
+        let store = Store::open(context_db)?;
+        let identity = file_identity(context_db)?;
+        let hardware_id = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let state = State::open(state_db)?;
+        let capture = capture::health(store.conn(), store.owner())?;
+        Ok(Self {
+            store,
+            state,
+            identity,
+            hardware_id,
+            capture,
+        })
+    }
+
+    /// Whether the path still leads to the file that is open.
+    pub(super) fn is_current(&self) -> bool {
+        file_identity(self.store.path()).is_ok_and(|identity| identity == self.identity)
+    }
+
+    pub(super) fn binding(&self) -> anyhow::Result<Option<store::Binding>> {
+        Ok(self.store.binding()?)
+    }
+
+    pub(super) fn device_id(&self) -> anyhow::Result<coditect_shared::DeviceId> {
+        Ok(self.store.device_id()?)
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.state.is_paused().unwrap_or(false)
+    }
+
+    pub(super) fn set_paused(&mut self, paused: bool) -> anyhow::Result<()> {
+        self.state.set_paused(paused)
+    }
+
+    /// Looks at the file, repairs the capture where that is needed, and says what is to be done.
+    pub(super) fn look(&mut self) -> anyhow::Result<Outcome> {
+        self.store.changed()?;
+        if self.store.refresh_owner()? {
+            self.check_capture()?;
+        }
+        if self.has_released()? {
+            let context = self.context_of_binding()?;
+            self.store
+                .write(|tx, owner| apply::apply_released(tx, owner, &context))?;
+        }
+        if let Some(reason) = self.void_batch()? {
+            return Ok(Outcome::Parted { reason });
+        }
+        Ok(Outcome::Looked(self.view()?))
+    }
+
+    pub(super) fn backfill(&mut self) -> anyhow::Result<Outcome> {
+        for _ in 0..BACKFILL_STEPS {
+            if self.store.write(|tx, owner| capture::backfill_step(tx, owner))? {
+                break;
+            }
+        }
+        Ok(Outcome::Looked(self.view()?))
+    }
+
+    pub(super) fn identify(&mut self) -> anyhow::Result<Outcome> {
+        let context = self.context_of_binding()?;
+        self.store.write(|tx, owner| {
+            identity::identify_queued(tx, owner, context.tenant, context.device, IDENTIFY_ROWS)
+        })?;
+        Ok(Outcome::Looked(self.view()?))
+    }
+
+    /// Builds a batch and persists it before anything of it is sent.
+    pub(super) fn build(&mut self, limits: BatchLimits) -> anyhow::Result<Outcome> {
+        let context = self.context_of_binding()?;
+        let built = self
+            .store
+            .write(|tx, owner| outbox::build(tx, owner, &context, limits))?;
+        if let Some(batch) = &built.batch {
+            self.state.put_batch(batch).context("persisting a batch")?;
+        }
+        Ok(Outcome::Built(self.view()?))
+    }
+
+    /// The batch in flight as it goes over the wire; None if there is none.
+    pub(super) fn ready(&mut self) -> anyhow::Result<Option<Ready>> {
+        let Some(mut batch) = self.state.batch()? else {
+            return Ok(None);
+        };
+        let epoch: i64 = store::value(self.store.conn(), "epoch")?.unwrap_or(1);
+        if batch.epoch != epoch {
+            // What was made for another epoch would be refused for ever. The old bytes stay known as a variant.
+            batch = outbox::with_epoch(&batch, epoch)?;
+            self.state.put_batch(&batch).context("persisting a batch")?;
+        }
+        let zstd_body = zstd::encode_all(batch.body.as_slice(), ZSTD_LEVEL).context("compressing a batch")?;
+        Ok(Some(Ready { batch, zstd_body }))
+    }
+
+    pub(super) fn settle(
+        &mut self,
+        batch: &Batch,
+        answer: &PushAnswer,
+    ) -> anyhow::Result<(Outcome, Settled)> {
+        let context = self.context_of_binding()?;
+        let settled = self.store.write(|tx, owner| {
+            // A settling that comes twice, or for another life of the file, changes nothing.
+            let push_seq: i64 = store::value(tx, "push_seq")?.unwrap_or(0);
+            if batch.device != context.device || batch.push_seq != push_seq + 1 {
+                return Ok(Settled::default());
+            }
+            outbox::settle(tx, owner, &context, batch, answer)
+        })?;
+        self.state.clear_batch()?;
+        let progress = settled.deferred < batch.records.len();
+        Ok((
+            Outcome::Settled {
+                view: self.view()?,
+                progress,
+                head: answer.cursor,
+            },
+            settled,
+        ))
+    }
+
+    /// What a conflict means: the answer to something that this file sent, or that it is a copy.
+    pub(super) fn resolve(&mut self, conflict: &PushConflict) -> anyhow::Result<Option<Batch>> {
+        self.state.variant(&conflict.digest.to_string())
+    }
+
+    pub(super) fn halve(&mut self) -> anyhow::Result<Outcome> {
+        if let Some(batch) = self.state.batch()?
+            && let Some(half) = outbox::halve(&batch)?
+        {
+            self.state
+                .put_batch(&half)
+                .context("persisting half of a batch")?;
+        }
+        Ok(Outcome::Looked(self.view()?))
+    }
+
+    pub(super) fn give_up(&mut self, code: &str, message: &str) -> anyhow::Result<Outcome> {
+        if let Some(batch) = self.state.batch()? {
+            let context = self.context_of_binding()?;
+            let refused = Refused { code, message };
+            self.store
+                .write(|tx, owner| outbox::give_up(tx, owner, &context, &batch, &refused))?;
+            self.state.clear_batch()?;
+        }
+        Ok(Outcome::Looked(self.view()?))
+    }
+
+    pub(super) fn pull_query(&self, limit: u32, head: i64) -> anyhow::Result<PullQuery> {
+        let conn = self.store.conn();
+        let witness = match (
+            store::value::<i64>(conn, "witness_cursor")?,
+            store::value::<String>(conn, "witness_mark")?,
+        ) {
+            (Some(cursor), Some(mark)) => Some(format!("{cursor}:{mark}")),
+            (_, _) => None,
+        };
+        let cursor: i64 = store::value(conn, "cursor")?.unwrap_or(0);
+        Ok(PullQuery {
+            cursor,
+            limit: Some(limit),
+            mark: store::value(conn, "mark")?,
+            witness,
+            at_least: Some(head.max(cursor)),
+            stubs: None,
+        })
+    }
+
+    pub(super) fn apply(
+        &mut self,
+        page: &PullPage,
+        all_identities: bool,
+    ) -> anyhow::Result<(Outcome, usize)> {
+        let context = self.context_of_binding()?;
+        let in_flight = self.state.batch()?;
+        let identities_max = if all_identities { usize::MAX } else { IDENTIFY_ROWS };
+        let begun = Instant::now();
+        let applied = self.store.write(|tx, owner| {
+            apply::apply_page(tx, owner, &context, page, in_flight.as_ref(), identities_max)
+        })?;
+        let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(match applied {
+            Applied::Page { rows } => (
+                Outcome::Applied {
+                    view: self.view()?,
+                    took_ms,
+                },
+                rows,
+            ),
+            Applied::IdentitiesFirst => (Outcome::IdentitiesFirst, 0),
+            Applied::Parted(reason) => (Outcome::Parted { reason }, 0),
+        })
+    }
+
+    pub(super) fn take_new_device_id(&mut self) -> anyhow::Result<Outcome> {
+        let new = coditect_shared::DeviceId(uuid::Uuid::new_v4());
+        self.store.write(|tx, _| apply::take_new_device_id(tx, new))?;
+        self.state.clear_batch()?;
+        Ok(Outcome::Looked(self.view()?))
+    }
+
+    pub(super) fn facts(&self) -> anyhow::Result<Facts> {
+        let conn = self.store.conn();
+        let count = |sql: &str| {
+            conn.prepare_cached(sql)?
+                .query_row([], |row| row.get::<_, i64>(0))
+                .map(i64::unsigned_abs)
+        };
+        let oldest_queued_at = conn
+            .prepare_cached("SELECT queued_at FROM sync_queue ORDER BY seq LIMIT 1")?
+            .query_map([], |row| row.get(0))?
+            .next()
+            .transpose()?
+            .flatten();
+        let mut notes = quarantine::list(conn)?;
+        let quarantined = u64::try_from(notes.len()).unwrap_or(u64::MAX);
+        notes.drain(..notes.len().saturating_sub(QUARANTINE_NOTES_MAX));
+        let (capture, capture_note) = match &self.capture {
+            CaptureHealth::Broken(names) => (
+                Capture::Broken,
+                Some(format!("missing triggers: {}", names.join(", "))),
+            ),
+            CaptureHealth::Ok if capture::backfill_pending(conn)? => (
+                Capture::Unverified,
+                Some("rows that were there before are being queued".into()),
+            ),
+            CaptureHealth::Ok => (Capture::Ok, None),
+        };
+        Ok(Facts {
+            device: self.store.device_id()?,
+            capture,
+            capture_note,
+            oldest_queued_at,
+            quarantined,
+            links_parked: count("SELECT count(*) FROM sync_links_parked")?,
+            links_waiting: count("SELECT count(*) FROM sync_links_waiting")?,
+            notes: notes
+                .into_iter()
+                .map(|entry| QuarantineNote {
+                    id: entry.id,
+                    table: entry.table,
+                    row: entry.row,
+                    code: entry.code,
+                    message: entry.message,
+                })
+                .collect(),
+        })
+    }
+
+    fn view(&self) -> anyhow::Result<View> {
+        let conn = self.store.conn();
+        let (pending, oldest_seq, newest_seq): (i64, i64, i64) = conn
+            .prepare_cached("SELECT count(*), coalesce(min(seq), 0), coalesce(max(seq), 0) FROM sync_queue")?
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let held: i64 = conn
+            .prepare_cached("SELECT count(*) FROM sync_held")?
+            .query_row([], |row| row.get(0))?;
+        Ok(View {
+            pending: pending.unsigned_abs(),
+            newest_seq,
+            oldest_seq,
+            held: held.unsigned_abs(),
+            backfilling: capture::backfill_pending(conn)?,
+            capture_ok: self.capture == CaptureHealth::Ok,
+            recovering: store::value::<i64>(conn, "recovering")?.is_some(),
+            epoch: store::value(conn, "epoch")?.unwrap_or(0),
+            cursor: store::value(conn, "cursor")?.unwrap_or(0),
+            in_flight: self.state.batch()?.map_or(0, |batch| batch.records.len()),
+        })
+    }
+
+    /// Lost triggers are made again; what was written without them is looked for among all rows.
+    fn check_capture(&mut self) -> anyhow::Result<()> {
+        self.capture = capture::health(self.store.conn(), self.store.owner())?;
+        if let CaptureHealth::Broken(names) = &self.capture {
+            tracing::warn!(triggers = ?names, "triggers were lost; making them again and looking at all rows");
+            self.store.write(|tx, owner| {
+                capture::install(tx, owner)?;
+                capture::begin_backfill(tx, owner)
+            })?;
+            self.store.refresh_owner()?;
+            self.capture = capture::health(self.store.conn(), self.store.owner())?;
+        }
+        Ok(())
+    }
+
+    /// Drops a batch that belongs to another device id or that is settled already. One of another life of this file
+    /// means that the file went back.
+    fn void_batch(&mut self) -> anyhow::Result<Option<String>> {
+        let Some(batch) = self.state.batch()? else {
+            return Ok(None);
+        };
+        let conn = self.store.conn();
+        let push_seq: i64 = store::value(conn, "push_seq")?.unwrap_or(0);
+        let nonce: Option<String> = store::value(conn, "batch_nonce")?;
+        if batch.device != self.store.device_id()? {
+            self.state.clear_batch()?;
+            return Ok(None);
+        }
+        if nonce.as_deref() != Some(batch.nonce.as_str()) {
+            return Ok(Some("a batch was prepared in another life of this file".into()));
+        }
+        if batch.push_seq != push_seq + 1 {
+            self.state.clear_batch()?;
+        }
+        Ok(None)
+    }
+
+    fn has_released(&self) -> rusqlite::Result<bool> {
+        self.store
+            .conn()
+            .prepare_cached("SELECT 1 FROM sync_quarantine WHERE direction = 'released'")?
+            .exists([])
+    }
+
+    fn context_of_binding(&self) -> anyhow::Result<Context> {
+        let tenant: TenantId = self
+            .store
+            .binding()?
+            .context("context.db is bound to no account: run `coditect-sync login`")?
+            .tenant;
+        Ok(Context {
+            tenant,
+            device: self.store.device_id()?,
+            hardware_id: Some(self.hardware_id.clone()),
+            now: Timestamp::now().to_string(),
+        })
+    }
+}
+
+/// A failure on the files as an outcome. What the file's owner can mend is told apart by the code.
+pub(super) fn failed(error: &anyhow::Error) -> Outcome {
+    let sqlite = error
+        .chain()
+        .find_map(|cause| match cause.downcast_ref::<rusqlite::Error>() {
+            Some(error) => error.sqlite_error_code(),
+            None => match (
+                cause.downcast_ref::<StoreError>(),
+                cause.downcast_ref::<ApplyError>(),
+            ) {
+                (Some(StoreError::Sqlite(error)), _) | (_, Some(ApplyError::Sqlite(error))) => {
+                    error.sqlite_error_code()
+                }
+                (_, _) => None,
+            },
+        });
+    use rusqlite::ErrorCode;
+    let code = match sqlite {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "database_locked",
+        Some(ErrorCode::DiskFull) => "disk_full",
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => "read_only_file",
+        Some(ErrorCode::SystemIoFailure) => "io_error",
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => "corrupt_file",
+        Some(ErrorCode::CannotOpen) => "cannot_open",
+        Some(_) | None => "database_unusable",
+    };
+    Outcome::Failed {
+        trouble: Trouble::File,
+        code: code.into(),
+        message: format!("{error:#}"),
+    }
+}
+
+fn file_identity(path: &Path) -> anyhow::Result<(u64, u64)> {
+    let meta = std::fs::metadata(path).with_context(|| format!("looking at {}", path.display()))?;
+    Ok((meta.dev(), meta.ino()))
+}

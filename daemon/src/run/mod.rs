@@ -1,0 +1,527 @@
+//! The one loop of the daemon: asks the core what to do, does it, tells it what came of it.
+//!
+//! It is the only reader of the clock and the only user of context.db in this process. Work on files happens in one
+//! blocking hop a step; the status socket and the event stream live in tasks of their own and only send hints.
+
+mod files;
+mod report;
+mod stream;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use coditect_shared::limits::{BATCH_BYTES, BATCH_ROWS};
+use coditect_shared::wire::{PullPage, PushAnswer};
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::account::Account;
+use crate::client::{Client, Failure, PullOutcome, PushOutcome};
+use crate::config::Config;
+use crate::credential;
+use crate::outbox::{Batch, BatchLimits};
+use crate::paths::Paths;
+use crate::socket::{self, Control, Socket, SyncDone};
+use crate::status::{OutboxStatus, Status};
+use crate::sync::{Core, Hint, Millis, Next, Outcome, Step, Trouble};
+use crate::wake::Wake;
+use files::{Facts, Files, Ready};
+use report::{Sources, Totals};
+
+/// Wishes and hints that may wait for a step to end. What does not fit is said again, or covered by the poll.
+const QUEUE: usize = 64;
+
+/// How often identities are given in transactions of their own before the page's transaction does it all: an owner that
+/// writes without pause must not keep pulled rows out for ever.
+const IDENTIFY_ROUNDS_MAX: u32 = 50;
+
+/// Runs the daemon until `shutdown`. Fails if another one has this context.db or this socket.
+pub async fn run(paths: Paths, _config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let _lock = lock(&paths.context_db)?;
+    let socket = Socket::bind(&paths.socket).await?;
+    let (control, wishes) = mpsc::channel(QUEUE);
+    let starting = Arc::new(Status::starting(&paths.context_db, Timestamp::now()));
+    let (publish, status) = watch::channel(starting);
+    let serving = tokio::spawn(socket::serve_on(socket, status, control, shutdown.clone()));
+    Daemon::new(paths, publish).run(wishes, &shutdown).await;
+    shutdown.cancel();
+    serving.await.context("the status socket")?
+}
+
+struct Daemon {
+    paths: Paths,
+    started: Instant,
+    core: Core,
+    wake: Wake,
+    /// Taken into each blocking hop and given back.
+    files: Option<Files>,
+    facts: Option<Facts>,
+    account: Option<Account>,
+    client: Option<Client>,
+    stream: Option<AbortHandle>,
+    hints_in: mpsc::Sender<Hint>,
+    hints: mpsc::Receiver<Hint>,
+    /// Between two steps: the batch with its bytes, the verdicts on it, the page that was pulled.
+    ready: Option<Ready>,
+    answer: Option<(Batch, PushAnswer)>,
+    page: Option<PullPage>,
+    identify_rounds: u32,
+    waiting: Vec<(u64, oneshot::Sender<SyncDone>)>,
+    next_waiter: u64,
+    totals: Totals,
+    status: watch::Sender<Arc<Status>>,
+}
+
+impl Daemon {
+    fn new(paths: Paths, status: watch::Sender<Arc<Status>>) -> Self {
+        let (hints_in, hints) = mpsc::channel(QUEUE);
+        Self {
+            core: Core::new(rand::random(), false, false),
+            wake: Wake::on(&paths.context_db),
+            paths,
+            started: Instant::now(),
+            files: None,
+            facts: None,
+            account: None,
+            client: None,
+            stream: None,
+            hints_in,
+            hints,
+            ready: None,
+            answer: None,
+            page: None,
+            identify_rounds: 0,
+            waiting: Vec::new(),
+            next_waiter: 0,
+            totals: Totals::default(),
+            status,
+        }
+    }
+
+    async fn run(&mut self, mut wishes: mpsc::Receiver<Control>, shutdown: &CancellationToken) {
+        loop {
+            while let Ok(wish) = wishes.try_recv() {
+                self.grant(wish).await;
+            }
+            while let Ok(hint) = self.hints.try_recv() {
+                self.core.hint(self.now(), hint);
+            }
+            self.publish();
+            match self.core.next(self.now()) {
+                Next::Do(step) => {
+                    let outcome = tokio::select! {
+                        biased;
+                        () = shutdown.cancelled() => break,
+                        outcome = self.perform(&step) => outcome,
+                    };
+                    if let Outcome::Failed { code, message, .. } = &outcome {
+                        tracing::warn!(?step, code, message, "a step failed");
+                    } else {
+                        tracing::debug!(?step, ?outcome, "a step is done");
+                    }
+                    self.core.done(self.now(), &step, outcome);
+                }
+                Next::WaitUntil(until) => {
+                    let wait = Duration::from_millis(until.saturating_sub(self.now()).max(1));
+                    tokio::select! {
+                        () = shutdown.cancelled() => break,
+                        Some(wish) = wishes.recv() => self.grant(wish).await,
+                        Some(hint) = self.hints.recv() => self.core.hint(self.now(), hint),
+                        () = self.wake.changed() => self.core.hint(self.now(), Hint::File),
+                        () = tokio::time::sleep(wait) => {}
+                    }
+                }
+            }
+        }
+        if let Some(stream) = self.stream.take() {
+            stream.abort();
+        }
+    }
+
+    async fn grant(&mut self, wish: Control) {
+        match wish {
+            Control::Sync { done } => {
+                let waiter = done.map(|done| {
+                    self.next_waiter += 1;
+                    self.waiting.push((self.next_waiter, done));
+                    self.next_waiter
+                });
+                self.core.hint(self.now(), Hint::SyncRequested { waiter });
+            }
+            Control::Pause => self.pause(true).await,
+            Control::Resume => self.pause(false).await,
+            Control::Reload => {
+                self.client = None;
+                self.reload().await;
+            }
+        }
+    }
+
+    async fn pause(&mut self, paused: bool) {
+        self.core
+            .hint(self.now(), if paused { Hint::Pause } else { Hint::Resume });
+        if let Err(error) = self.on_files(move |files| files.set_paused(paused)).await {
+            tracing::warn!(%error, "the pause will not be remembered over a restart");
+        }
+    }
+
+    async fn perform(&mut self, step: &Step) -> Outcome {
+        let outcome = match step {
+            Step::Look => self.look().await,
+            Step::Backfill => self.on_files(Files::backfill).await,
+            Step::Identify => {
+                self.identify_rounds += 1;
+                self.on_files(Files::identify).await
+            }
+            Step::Build => {
+                self.on_files(|files| {
+                    files.build(BatchLimits {
+                        rows: BATCH_ROWS,
+                        bytes: BATCH_BYTES,
+                    })
+                })
+                .await
+            }
+            Step::Push => self.push().await,
+            Step::Settle => self.settle().await,
+            Step::Halve => {
+                self.ready = None;
+                self.on_files(Files::halve).await
+            }
+            Step::GiveUp { code, message } => {
+                self.ready = None;
+                let (code, message) = (code.clone(), message.clone());
+                self.on_files(move |files| files.give_up(&code, &message)).await
+            }
+            Step::Pull { limit } => self.pull(*limit).await,
+            Step::Apply => self.apply().await,
+            Step::TakeNewDeviceId { reason } => {
+                tracing::warn!(
+                    reason,
+                    "this file's history has parted from the server's; taking up a new device id"
+                );
+                (self.ready, self.answer, self.page) = (None, None, None);
+                let outcome = self.on_files(Files::take_new_device_id).await;
+                self.client = None;
+                self.reload().await;
+                outcome
+            }
+        };
+        outcome.unwrap_or_else(|error| files::failed(&error))
+    }
+
+    async fn look(&mut self) -> anyhow::Result<Outcome> {
+        if self.files.as_ref().is_some_and(|files| !files.is_current()) {
+            tracing::warn!(path = %self.paths.context_db.display(), "context.db was replaced by another file; opening it");
+            self.files = None;
+        }
+        if self.files.is_none() {
+            let (context_db, state_db) = (self.paths.context_db.clone(), self.paths.state_db.clone());
+            let files = blocking(move || Files::open(&context_db, &state_db)).await?;
+            if files.is_paused() {
+                self.core.hint(self.now(), Hint::Pause);
+            }
+            self.files = Some(files);
+            (self.ready, self.answer, self.page) = (None, None, None);
+            self.client = None;
+        }
+        if self.client.is_none() {
+            self.reload().await;
+        }
+        self.on_files(Files::look).await
+    }
+
+    async fn push(&mut self) -> anyhow::Result<Outcome> {
+        let ready = match self.ready.take() {
+            Some(ready) => ready,
+            None => match self.on_files(Files::ready).await? {
+                Some(ready) => ready,
+                None => return self.on_files(Files::look).await,
+            },
+        };
+        let Some(client) = self.client.clone() else {
+            return Ok(logged_out());
+        };
+        let outcome = client.push(ready.zstd_body.clone()).await;
+        Ok(match outcome {
+            PushOutcome::Answer(answer) => {
+                self.answer = Some((ready.batch, answer));
+                Outcome::Answered
+            }
+            PushOutcome::Conflict(conflict) => {
+                let digest = conflict.digest;
+                let resolved = {
+                    let conflict = conflict.clone();
+                    self.on_files(move |files| files.resolve(&conflict)).await?
+                };
+                match resolved {
+                    Some(batch) => {
+                        self.answer = Some((batch, conflict.answer));
+                        Outcome::Answered
+                    }
+                    None => Outcome::Parted {
+                        reason: format!("the server has another push under this number, {digest}"),
+                    },
+                }
+            }
+            PushOutcome::Stale => Outcome::Parted {
+                reason: "the server has later pushes of this device id".into(),
+            },
+            PushOutcome::Gap => diverged("the server has forgotten pushes of this device".into()),
+            PushOutcome::Diverged { message } => diverged(message),
+            PushOutcome::EpochMismatch { epoch } => Outcome::Failed {
+                trouble: Trouble::EpochMismatch,
+                code: "epoch_mismatch".into(),
+                message: format!("the server is in epoch {epoch}"),
+            },
+            PushOutcome::Failed(failure) => {
+                if matches!(failure, Failure::Unreachable { .. } | Failure::Busy { .. }) {
+                    // The very same bytes are sent again.
+                    self.ready = Some(ready);
+                }
+                self.failure(&failure)
+            }
+        })
+    }
+
+    async fn settle(&mut self) -> anyhow::Result<Outcome> {
+        let Some((batch, answer)) = self.answer.clone() else {
+            return self.on_files(Files::look).await;
+        };
+        let synced = u64::try_from(answer.synced).unwrap_or(u64::MAX);
+        let (outcome, settled) = self.on_files(move |files| files.settle(&batch, &answer)).await?;
+        // Only now: if the file cannot be written, the verdicts are taken again from here.
+        self.answer = None;
+        self.totals.pushed += synced;
+        self.totals.last_push = Some(Timestamp::now());
+        if settled.rejected > 0 {
+            tracing::warn!(
+                rows = settled.rejected,
+                "the server refused rows; see `coditect-sync quarantine list`"
+            );
+        }
+        Ok(outcome)
+    }
+
+    async fn pull(&mut self, limit: u32) -> anyhow::Result<Outcome> {
+        let Some(client) = self.client.clone() else {
+            return Ok(logged_out());
+        };
+        let head = self.core.head();
+        let query = self.on_files(move |files| files.pull_query(limit, head)).await?;
+        Ok(match client.pull(&query).await {
+            PullOutcome::Page(page) => {
+                let outcome = Outcome::Pulled {
+                    head: page.head,
+                    has_more: page.has_more,
+                };
+                self.page = Some(*page);
+                self.identify_rounds = 0;
+                outcome
+            }
+            PullOutcome::Diverged { message } => diverged(message),
+            PullOutcome::Failed(failure) => self.failure(&failure),
+        })
+    }
+
+    async fn apply(&mut self) -> anyhow::Result<Outcome> {
+        let Some(page) = self.page.take() else {
+            return self.on_files(Files::look).await;
+        };
+        let all_identities = self.identify_rounds >= IDENTIFY_ROUNDS_MAX;
+        let (page, applied) = self
+            .on_files(move |files| {
+                let applied = files.apply(&page, all_identities);
+                Ok((page, applied))
+            })
+            .await?;
+        let (outcome, rows) = applied?;
+        if outcome == Outcome::IdentitiesFirst {
+            self.page = Some(page);
+        } else {
+            self.totals.pulled += u64::try_from(rows).unwrap_or(u64::MAX);
+            self.totals.last_pull = Some(Timestamp::now());
+        }
+        Ok(outcome)
+    }
+
+    /// Reads anew who is logged in, and follows that account's events.
+    async fn reload(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            stream.abort();
+        }
+        self.client = match self.log_in().await {
+            Ok(client) => client,
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "cannot use the stored login");
+                None
+            }
+        };
+        if let (Some(client), Some(files)) = (&self.client, &self.files)
+            && let Ok(device) = files.device_id()
+        {
+            let task = tokio::spawn(stream::follow(client.clone(), device, self.hints_in.clone()));
+            self.stream = Some(task.abort_handle());
+        }
+        self.core
+            .hint(self.now(), Hint::Credential(self.client.is_some()));
+    }
+
+    async fn log_in(&mut self) -> anyhow::Result<Option<Client>> {
+        let paths = self.paths.clone();
+        let found = blocking(move || {
+            let Some(account) = Account::load(&paths.account)? else {
+                return Ok(None);
+            };
+            let key = account.credential_key(&paths.account);
+            let secret = credential::load(&paths.credentials, &key, account.credential_store)?;
+            Ok(Some((account, secret)))
+        })
+        .await?;
+        let Some((account, secret)) = found else {
+            self.account = None;
+            return Ok(None);
+        };
+        self.account = Some(account.clone());
+        let Some(files) = &self.files else { return Ok(None) };
+        let bound = files
+            .binding()?
+            .context("context.db is bound to no account: log in again")?;
+        anyhow::ensure!(
+            bound.instance == account.instance_id
+                && bound.tenant == account.tenant_id
+                && bound.user == account.user_id,
+            "context.db belongs to user {} of tenant {}, the login is that of {} of tenant {}",
+            bound.user,
+            bound.tenant,
+            account.user_id,
+            account.tenant_id
+        );
+        let Some(secret) = secret else { return Ok(None) };
+        Client::new(&account.server, files.device_id()?, &secret).map(Some)
+    }
+
+    fn failure(&mut self, failure: &Failure) -> Outcome {
+        let trouble = match failure {
+            Failure::Unreachable { .. } => Trouble::Unreachable,
+            Failure::Busy { retry_after_ms, .. } => Trouble::Busy {
+                retry_after_ms: *retry_after_ms,
+            },
+            Failure::Server { .. } => Trouble::Server,
+            Failure::Unauthorized { .. } => Trouble::Unauthorized,
+            Failure::Forbidden { .. } => Trouble::Forbidden,
+            Failure::TooLarge { .. } => Trouble::TooLarge,
+            Failure::Refused { .. } => Trouble::Refused,
+        };
+        Outcome::Failed {
+            trouble,
+            code: failure.code().into(),
+            message: failure.to_string(),
+        }
+    }
+
+    /// One blocking hop with the files; what `status` shows of them is read on the way back.
+    async fn on_files<T: Send + 'static>(
+        &mut self,
+        act: impl FnOnce(&mut Files) -> anyhow::Result<T> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let mut files = self.files.take().context("context.db is not open")?;
+        let (files, result, facts) = blocking(move || {
+            let result = act(&mut files);
+            let facts = files.facts();
+            Ok((files, result, facts))
+        })
+        .await?;
+        self.files = Some(files);
+        if let Ok(facts) = facts {
+            self.facts = Some(facts);
+        }
+        result
+    }
+
+    fn publish(&mut self) {
+        for (id, done) in self.core.take_finished() {
+            if let Some(at) = self.waiting.iter().position(|(waiter, _)| *waiter == id) {
+                // Whoever asked may have gone.
+                drop(self.waiting.swap_remove(at).1.send(done));
+            }
+        }
+        let sources = Sources {
+            core: &self.core,
+            facts: self.facts.as_ref(),
+            account: self.account.as_ref(),
+            paths: &self.paths,
+            totals: &self.totals,
+        };
+        let before = Arc::clone(&self.status.borrow());
+        let status = report::status(sources, &before, Timestamp::now(), self.now());
+        let as_old_as_before = OutboxStatus {
+            oldest_age_ms: before.outbox.oldest_age_ms,
+            ..status.outbox.clone()
+        };
+        let changed = Status {
+            outbox: as_old_as_before,
+            ..status.clone()
+        } != *before;
+        // An age that grows is no news, but whoever asks shall see it.
+        self.status.send_if_modified(|current| {
+            *current = Arc::new(status);
+            changed
+        });
+    }
+
+    fn now(&self) -> Millis {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+fn logged_out() -> Outcome {
+    Outcome::Failed {
+        trouble: Trouble::Unauthorized,
+        code: "not_logged_in".into(),
+        message: "not logged in".into(),
+    }
+}
+
+fn diverged(message: String) -> Outcome {
+    Outcome::Failed {
+        trouble: Trouble::Diverged,
+        code: "history_diverged".into(),
+        message,
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    act: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(act)
+        .await
+        .context("a step on the files panicked")?
+}
+
+/// One daemon a file: two would give the same rows two identities. The lock goes with the process.
+fn lock(context_db: &Path) -> anyhow::Result<File> {
+    let mut path = context_db.as_os_str().to_owned();
+    path.push(".sync-lock");
+    let doing = || format!("locking {}", context_db.display());
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .with_context(doing)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            anyhow::bail!(
+                "another coditect-sync already runs on {}; stop it first",
+                context_db.display()
+            )
+        }
+        Err(std::fs::TryLockError::Error(error)) => Err(error).with_context(doing),
+    }
+}

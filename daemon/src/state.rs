@@ -1,0 +1,135 @@
+//! Our own state file beside context.db: the batch in flight, and what need not change together with rows.
+//!
+//! While nothing happens the daemon writes nothing to context.db, and the bytes of a batch never go there. The state
+//! may be lost or belong to another life of the file: nonce, push_seq and device id then say so, and it is void.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use rusqlite::{Connection, OptionalExtension as _};
+
+use crate::outbox::Batch;
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS batch (
+      digest  TEXT PRIMARY KEY NOT NULL,
+      -- All digests sent under one push_seq are kept until it settles: the full batch may commit late.
+      current INTEGER NOT NULL,
+      meta    TEXT NOT NULL,
+      body    BLOB NOT NULL
+    );
+    CREATE TABLE IF NOT EXISTS value (
+      key   TEXT PRIMARY KEY NOT NULL,
+      value
+    );";
+
+#[derive(Debug)]
+pub struct State {
+    conn: Connection,
+}
+
+impl State {
+    /// Opens the file; one that is no database is set aside, since all of it can be made anew.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        Self::try_open(path).or_else(|error| {
+            if !path.exists() {
+                return Err(error);
+            }
+            let aside = path.with_extension("db.broken");
+            tracing::warn!(%error, aside = %aside.display(), "the state file is unreadable; starting a new one");
+            std::fs::rename(path, &aside).with_context(|| format!("setting {} aside", path.display()))?;
+            Self::try_open(path)
+        })
+    }
+
+    fn try_open(path: &Path) -> anyhow::Result<Self> {
+        let doing = || format!("opening {}", path.display());
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path)
+            .with_context(doing)?;
+        let conn = Connection::open(path).with_context(doing)?;
+        conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))
+            .with_context(doing)?;
+        // The batch must be on disk before it is sent.
+        conn.pragma_update(None, "synchronous", "FULL")
+            .with_context(doing)?;
+        conn.execute_batch(SCHEMA).with_context(doing)?;
+        Ok(Self { conn })
+    }
+
+    /// The batch in flight.
+    pub fn batch(&self) -> anyhow::Result<Option<Batch>> {
+        let found: Option<(String, Vec<u8>)> = self
+            .conn
+            .query_row("SELECT meta, body FROM batch WHERE current = 1", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .optional()?;
+        // What this version cannot read was written by another one; its rows are still in the outbox.
+        Ok(found.and_then(|(meta, body)| parsed(&meta, body)))
+    }
+
+    /// What was sent under the same push_seq before, by its digest.
+    pub fn variant(&self, digest: &str) -> anyhow::Result<Option<Batch>> {
+        let found: Option<(String, Vec<u8>)> = self
+            .conn
+            .query_row(
+                "SELECT meta, body FROM batch WHERE digest = ?1",
+                [digest],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
+            .optional()?;
+        Ok(found.and_then(|(meta, body)| parsed(&meta, body)))
+    }
+
+    /// Makes `batch` the one in flight; others of its push_seq stay as variants.
+    pub fn put_batch(&mut self, batch: &Batch) -> anyhow::Result<()> {
+        let tx = self.conn.transaction()?;
+        tx.execute("UPDATE batch SET current = 0", [])?;
+        tx.execute(
+            "INSERT OR REPLACE INTO batch (digest, current, meta, body) VALUES (?1, 1, ?2, ?3)",
+            rusqlite::params![
+                batch.digest.to_string(),
+                serde_json::to_string(batch)?,
+                batch.body
+            ],
+        )?;
+        tx.commit()?;
+        Ok(())
+    }
+
+    pub fn clear_batch(&mut self) -> anyhow::Result<()> {
+        self.conn.execute("DELETE FROM batch", [])?;
+        Ok(())
+    }
+
+    pub fn is_paused(&self) -> anyhow::Result<bool> {
+        Ok(self
+            .conn
+            .query_row("SELECT value FROM value WHERE key = 'paused'", [], |row| {
+                row.get::<_, bool>(0)
+            })
+            .optional()?
+            .unwrap_or(false))
+    }
+
+    /// Remembered over restarts: somebody who paused means it.
+    pub fn set_paused(&mut self, paused: bool) -> anyhow::Result<()> {
+        self.conn.execute(
+            "INSERT OR REPLACE INTO value (key, value) VALUES ('paused', ?1)",
+            [paused],
+        )?;
+        Ok(())
+    }
+}
+
+fn parsed(meta: &str, body: Vec<u8>) -> Option<Batch> {
+    serde_json::from_str(meta)
+        .ok()
+        .map(|batch: Batch| Batch { body, ..batch })
+}
