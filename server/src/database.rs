@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -26,7 +27,7 @@ const TCP_SILENCE: Duration = Duration::from_secs(30);
 
 /// How one role reaches one database. Debug and Display show host, database and role, never the password.
 #[derive(Clone)]
-pub struct Address(Config);
+pub struct Address(Arc<Config>);
 
 /// PostgreSQL did not answer, or let nobody in: the command line's exit code 3.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +67,7 @@ impl From<Config> for Address {
         if config.get_application_name().is_none() {
             config.application_name("coditect-server");
         }
-        Address(config)
+        Address(Arc::new(config))
     }
 }
 
@@ -123,7 +124,7 @@ impl Address {
         let manager = ManagerConfig {
             recycling_method: RecyclingMethod::Fast,
         };
-        Pool::builder(Manager::from_config(self.0.clone(), NoTls, manager))
+        Pool::builder(Manager::from_config(Config::clone(&self.0), NoTls, manager))
             .runtime(Runtime::Tokio1)
             .max_size(POOL_SIZE)
             .wait_timeout(Some(POOL_WAIT))

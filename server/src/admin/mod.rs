@@ -159,9 +159,10 @@ async fn audit(tx: &TenantTx, tenant: &str, table: &str, row: &str) -> Result<()
 
 /// Administration sees its own errors whole: the operator is the one whom the log is for.
 fn whole(error: ApiError) -> anyhow::Error {
-    match error {
-        ApiError::Unavailable(cause) | ApiError::Internal(cause) => cause,
-        other => anyhow::Error::new(other),
+    if let ApiError::Unavailable(cause) | ApiError::Internal(cause) = error {
+        cause
+    } else {
+        anyhow::Error::new(error)
     }
 }
 

@@ -125,7 +125,10 @@ impl Cluster {
     pub async fn stop(self) -> anyhow::Result<()> {
         self.postmaster.stop().await?;
         // One more can run if we were interrupted while we started it again.
-        stop_process_of(&self.folder.data()).await
+        stop_process_of(&self.folder.data()).await?;
+        // Empty now; one in a shared temporary folder should not be left lying about.
+        let _ = std::fs::remove_dir(&self.socket.folder);
+        Ok(())
     }
 
     /// Leaves it as it was found: stops it unless it ran already when we came.
