@@ -136,3 +136,112 @@ fn write(error: &ApiError, request_id: &str) -> Response {
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::{Body, to_bytes};
+    use axum::middleware::from_fn;
+    use axum::routing::get;
+    use serde_json::Value;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    /// What a client sees of a handler's answer.
+    async fn answer_of(handler: Router, request_id: Option<&str>) -> (StatusCode, HeaderMap, Value) {
+        let mut request = axum::http::Request::get("/");
+        if let Some(id) = request_id {
+            request = request.header(REQUEST_ID, id);
+        }
+        let router = handler.layer(from_fn(complete));
+        let response = router
+            .oneshot(request.body(Body::empty()).unwrap())
+            .await
+            .unwrap();
+        let (head, body) = response.into_parts();
+        let bytes = to_bytes(body, usize::MAX).await.unwrap();
+        (head.status, head.headers, serde_json::from_slice(&bytes).unwrap())
+    }
+
+    fn failing(error: fn() -> ApiError) -> Router {
+        Router::new().route("/", get(move || async move { error() }))
+    }
+
+    #[tokio::test]
+    async fn an_error_is_the_contracts_json_with_the_requests_id_in_head_and_body() {
+        let (status, headers, body) = answer_of(
+            failing(|| ApiError::invalid("limit", "too much")),
+            Some("trace-1"),
+        )
+        .await;
+        assert_eq!(status, 422);
+        assert_eq!(headers[REQUEST_ID], "trace-1");
+        assert_eq!(body["error"]["code"], "invalid_field");
+        assert_eq!(body["error"]["details"]["field"], "limit");
+        assert_eq!(body["meta"]["request_id"], "trace-1");
+        body["meta"]["timestamp"]
+            .as_str()
+            .unwrap()
+            .parse::<Timestamp>()
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_id_that_would_garble_the_log_is_replaced() {
+        for id in ["two words", "a\"b", &"x".repeat(REQUEST_ID_MAX + 1)] {
+            let (_, headers, _) = answer_of(failing(|| ApiError::NotFound("x".into())), Some(id)).await;
+            assert_ne!(headers[REQUEST_ID], id);
+        }
+    }
+
+    #[tokio::test]
+    async fn p15_a_client_is_not_told_the_cause() {
+        let (status, headers, body) = answer_of(
+            failing(|| ApiError::Unavailable(anyhow::anyhow!("role secret does not exist"))),
+            None,
+        )
+        .await;
+        assert_eq!(status, 503);
+        assert!(headers.contains_key(RETRY_AFTER));
+        assert!(!body.to_string().contains("secret"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_error_of_that_request_alone() {
+        async fn panics() -> StatusCode {
+            panic!("a test panics on purpose")
+        }
+        let (status, _, body) = answer_of(Router::new().route("/", get(panics)), None).await;
+        assert_eq!(
+            (status.as_u16(), &body["error"]["code"]),
+            (500, &Value::from("internal"))
+        );
+        assert!(!body.to_string().contains("on purpose"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn what_a_library_refuses_in_its_own_words_becomes_json_too() {
+        let plain = |status: StatusCode| Router::new().route("/", get(move || async move { (status, "no") }));
+        for (status, code) in [
+            (404, "not_found"),
+            (405, "method_not_allowed"),
+            (413, "too_large"),
+            (400, "invalid_field"),
+        ] {
+            let (_, _, body) = answer_of(plain(StatusCode::from_u16(status).unwrap()), None).await;
+            assert_eq!(body["error"]["code"], code, "{status}");
+        }
+        let own = || async {
+            (
+                StatusCode::SERVICE_UNAVAILABLE,
+                axum::Json(serde_json::json!({"status": "unhealthy"})),
+            )
+        };
+        let (_, _, body) = answer_of(Router::new().route("/", get(own)), None).await;
+        assert_eq!(
+            body["status"], "unhealthy",
+            "an answer that is JSON already stays"
+        );
+    }
+}

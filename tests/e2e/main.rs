@@ -1,3 +1,8 @@
 //! End-to-end tests, a module a behaviour. They need both programs built: `cargo build --bins` first.
 
 mod support;
+
+mod platform_admin;
+mod platform_cluster;
+mod platform_http;
+mod platform_tenants;

@@ -48,10 +48,18 @@ impl Home {
 
     fn command(&self) -> Command {
         let mut command = Command::new(program("coditect-server"));
-        for name in ["CODITECT_DATABASE_URL", "CODITECT_OWNER_DATABASE_URL", "CODITECT_LISTEN", "CODITECT_DATA_DIR"] {
+        for name in [
+            "CODITECT_DATABASE_URL",
+            "CODITECT_OWNER_DATABASE_URL",
+            "CODITECT_LISTEN",
+            "CODITECT_DATA_DIR",
+        ] {
             command.env_remove(name);
         }
-        command.arg("--data-dir").arg(self.data_dir()).env("RUST_LOG", "info");
+        command
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .env("RUST_LOG", "info");
         command
     }
 
@@ -62,11 +70,16 @@ impl Home {
     /// Starts the server and waits for its line; the address is its second part.
     async fn serve(&self) -> (Running, String) {
         let mut command = self.command();
-        command.args(["serve", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped());
+        command
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .stdout(Stdio::piped());
         let mut running = Running::start(&mut command, &self.folder.path().join("server.log"));
         let mut lines = BufReader::new(running.child().stdout.take().unwrap()).lines();
         let line = lines.next_line().await.unwrap();
-        let url = line.as_deref().and_then(|line| line.strip_prefix("listening on ")).map(str::to_owned);
+        let url = line
+            .as_deref()
+            .and_then(|line| line.strip_prefix("listening on "))
+            .map(str::to_owned);
         (running, url.unwrap_or_else(|| panic!("the server said {line:?}")))
     }
 }
@@ -101,7 +114,10 @@ async fn a_cluster_starts_with_the_server_and_stops_with_it() {
     let pid_file = std::fs::read_to_string(home.data_dir().join("pg/data/postmaster.pid")).unwrap();
     assert_eq!(pid_file.lines().nth(5), Some(""), "listen_addresses");
     let socket_folder = Path::new(pid_file.lines().nth(4).unwrap());
-    assert_eq!(std::fs::metadata(socket_folder).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(
+        std::fs::metadata(socket_folder).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
     assert!(server.terminate(STOP).await.success());
     assert!(is_gone(postmaster));
     assert_eq!(home.postmaster(), None);
@@ -123,9 +139,16 @@ async fn a_cluster_that_outlives_a_killed_server_is_taken_over_with_its_data() {
     assert_eq!(home.postmaster(), Some(postmaster), "it is the same process");
     assert!(is_ready(&url).await);
     let again = home.cli(&["tenant", "create", "acme"]).await;
-    assert!(again.stderr.contains(made["id"].as_str().unwrap()), "{}", again.stderr);
+    assert!(
+        again.stderr.contains(made["id"].as_str().unwrap()),
+        "{}",
+        again.stderr
+    );
     assert!(server.terminate(STOP).await.success());
-    assert!(is_gone(postmaster), "what was taken over is stopped at the end all the same");
+    assert!(
+        is_gone(postmaster),
+        "what was taken over is stopped at the end all the same"
+    );
 }
 
 #[tokio::test]
@@ -138,7 +161,12 @@ async fn a_cluster_killed_together_with_its_server_is_started_again() {
     server.kill().await;
     let (server, url) = home.serve().await;
     assert!(is_ready(&url).await);
-    assert!(home.cli(&["tenant", "create", "acme"]).await.stderr.contains("exists already"));
+    assert!(
+        home.cli(&["tenant", "create", "acme"])
+            .await
+            .stderr
+            .contains("exists already")
+    );
     assert!(server.terminate(STOP).await.success());
 }
 
@@ -160,7 +188,11 @@ async fn a_pid_file_that_names_another_program_does_not_keep_the_cluster_from_st
     let path = home.data_dir().join("pg/data/postmaster.pid");
     assert!(!path.exists(), "a command leaves nothing running");
     // Our own process stands for the one that has the number after a restart of the machine.
-    let stale = format!("{}\n{}\n1\n5432\n\n\n", std::process::id(), path.parent().unwrap().display());
+    let stale = format!(
+        "{}\n{}\n1\n5432\n\n\n",
+        std::process::id(),
+        path.parent().unwrap().display()
+    );
     std::fs::write(&path, stale).unwrap();
     home.cli(&["tenant", "create", "acme"]).await.ok();
 }
@@ -171,7 +203,11 @@ async fn a_data_directory_serves_one_server() {
     let (first, url) = home.serve().await;
     let second = home.cli(&["serve", "--listen", "127.0.0.1:0"]).await;
     assert_eq!(second.status.code(), Some(1));
-    assert!(second.stderr.contains("another coditect-server (process "), "{}", second.stderr);
+    assert!(
+        second.stderr.contains("another coditect-server (process "),
+        "{}",
+        second.stderr
+    );
     assert!(is_ready(&url).await, "the first is undisturbed");
     assert!(first.terminate(STOP).await.success());
 }
@@ -187,7 +223,11 @@ async fn a_data_directory_that_the_clusters_user_cannot_reach_is_refused_by_name
     std::fs::create_dir(&closed).unwrap();
     std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
     let mut command = home.command();
-    let refused = output(command.arg("serve").arg("--data-dir").arg(closed.join("data")), "").await;
+    let refused = output(
+        command.arg("serve").arg("--data-dir").arg(closed.join("data")),
+        "",
+    )
+    .await;
     assert_eq!(refused.status.code(), Some(1));
     let names_it = format!("may not pass {};", closed.canonicalize().unwrap().display());
     assert!(refused.stderr.contains(&names_it), "{}", refused.stderr);
@@ -209,12 +249,25 @@ async fn the_database_url_leads_to_the_running_cluster() {
     let (server, _) = home.serve().await;
     let url = home.cli(&["database-url"]).await.ok();
     // As root, so that the socket's folder can be passed; psql would take the same URL.
-    let (client, connection) = tokio_postgres::connect(url.trim(), tokio_postgres::NoTls).await.unwrap();
+    let (client, connection) = tokio_postgres::connect(url.trim(), tokio_postgres::NoTls)
+        .await
+        .unwrap();
     tokio::spawn(connection);
-    let who = client.query_one("SELECT current_user::text, rolsuper FROM pg_roles WHERE rolname = current_user", &[]);
+    let who = client.query_one(
+        "SELECT current_user::text, rolsuper FROM pg_roles WHERE rolname = current_user",
+        &[],
+    );
     let row = who.await.unwrap();
-    assert_eq!((row.get::<_, &str>(0), row.get::<_, bool>(1)), ("coditect_owner", false));
-    for (setting, value) in [("fsync", "on"), ("synchronous_commit", "on"), ("full_page_writes", "on"), ("data_checksums", "on")] {
+    assert_eq!(
+        (row.get::<_, &str>(0), row.get::<_, bool>(1)),
+        ("coditect_owner", false)
+    );
+    for (setting, value) in [
+        ("fsync", "on"),
+        ("synchronous_commit", "on"),
+        ("full_page_writes", "on"),
+        ("data_checksums", "on"),
+    ] {
         let row = client.query_one(&format!("SHOW {setting}"), &[]).await.unwrap();
         assert_eq!(row.get::<_, &str>(0), value, "{setting}");
     }

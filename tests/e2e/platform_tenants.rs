@@ -59,9 +59,16 @@ async fn p7_every_tenant_table_of_the_catalogue_has_forced_row_security_with_a_t
             )
             .await
             .unwrap();
-        assert!(row.get::<_, bool>(0) && row.get::<_, bool>(1), "{table}: row security is not forced");
+        assert!(
+            row.get::<_, bool>(0) && row.get::<_, bool>(1),
+            "{table}: row security is not forced"
+        );
         assert!(row.get::<_, i64>(2) > 0, "{table}: no policy compares the tenant");
-        assert_eq!(row.get::<_, i64>(3), 0, "{table}: a policy lets rows pass without comparing the tenant");
+        assert_eq!(
+            row.get::<_, i64>(3),
+            0,
+            "{table}: a policy lets rows pass without comparing the tenant"
+        );
     }
 }
 
@@ -80,9 +87,17 @@ async fn every_key_of_a_tenant_table_begins_with_the_tenant() {
             )
             .await
             .unwrap();
-        assert!(keys.iter().any(|key| key.get::<_, bool>(1)), "{table}: no primary key");
+        assert!(
+            keys.iter().any(|key| key.get::<_, bool>(1)),
+            "{table}: no primary key"
+        );
         for key in keys {
-            assert_eq!(key.get::<_, Option<&str>>(2), Some("tenant_id"), "{}", key.get::<_, &str>(0));
+            assert_eq!(
+                key.get::<_, Option<&str>>(2),
+                Some("tenant_id"),
+                "{}",
+                key.get::<_, &str>(0)
+            );
         }
         let foreign = client
             .query(
@@ -107,10 +122,18 @@ async fn p7_neither_owner_nor_serving_role_sees_a_row_without_naming_the_tenant(
     for client in [server.database.as_owner().await, server.database.as_app().await] {
         for table in ["tenants", "users", "memberships"] {
             let count = format!("SELECT count(*) FROM {table}");
-            assert_eq!(client.query_one(&count, &[]).await.unwrap().get::<_, i64>(0), 0, "{table}");
+            assert_eq!(
+                client.query_one(&count, &[]).await.unwrap().get::<_, i64>(0),
+                0,
+                "{table}"
+            );
             let named = format!("SET app.tenant_id = '{mine}'");
             client.batch_execute(&named).await.unwrap();
-            assert_eq!(client.query_one(&count, &[]).await.unwrap().get::<_, i64>(0), 1, "{table}");
+            assert_eq!(
+                client.query_one(&count, &[]).await.unwrap().get::<_, i64>(0),
+                1,
+                "{table}"
+            );
             client.batch_execute("RESET app.tenant_id").await.unwrap();
         }
     }
@@ -120,14 +143,25 @@ async fn p7_neither_owner_nor_serving_role_sees_a_row_without_naming_the_tenant(
 async fn p7_a_tenants_transaction_cannot_write_another_tenants_row() {
     let server = TestServer::start().await;
     let (mine, theirs) = (server.tenant("mine").await, server.tenant("theirs").await);
-    let pool = server.database.owner_url().parse::<Address>().unwrap().pool().unwrap();
+    let pool = server
+        .database
+        .owner_url()
+        .parse::<Address>()
+        .unwrap()
+        .pool()
+        .unwrap();
     let tx = TenantTx::begin_for_tenant(&pool, mine).await.unwrap();
     let insert = "INSERT INTO users (tenant_id, id, email) VALUES ($1, gen_random_uuid(), 'x@x.test')";
     let refused = tx.execute(insert, &[&theirs.0]).await;
     assert_eq!(code(refused), Some(SqlState::INSUFFICIENT_PRIVILEGE));
     drop(tx);
     let tx = TenantTx::begin_for_tenant(&pool, mine).await.unwrap();
-    let touched = tx.execute("UPDATE tenants SET name = 'taken over' WHERE tenant_id = $1", &[&theirs.0]).await;
+    let touched = tx
+        .execute(
+            "UPDATE tenants SET name = 'taken over' WHERE tenant_id = $1",
+            &[&theirs.0],
+        )
+        .await;
     assert_eq!(touched.unwrap(), 0, "the row is not there for us");
 }
 
@@ -142,9 +176,19 @@ async fn p7_what_a_transaction_set_ends_with_it_however_it_ends() {
         let text = "SELECT coalesce(current_setting('app.tenant_id', true), '') || coalesce(current_setting('app.user_id', true), '')";
         client.query_one(text, &[]).await.unwrap().get::<_, String>(0)
     };
-    TenantTx::begin(pool, tenant, &caller.user).await.unwrap().commit().await.unwrap();
+    TenantTx::begin(pool, tenant, &caller.user)
+        .await
+        .unwrap()
+        .commit()
+        .await
+        .unwrap();
     assert_eq!(left().await, "", "after a commit");
-    TenantTx::begin(pool, tenant, &caller.user).await.unwrap().rollback().await.unwrap();
+    TenantTx::begin(pool, tenant, &caller.user)
+        .await
+        .unwrap()
+        .rollback()
+        .await
+        .unwrap();
     assert_eq!(left().await, "", "after a rollback");
     let failing = TenantTx::begin(pool, tenant, &caller.user).await.unwrap();
     assert!(failing.batch_execute("SELECT 1 / 0").await.is_err());
@@ -164,7 +208,9 @@ async fn p7_what_a_transaction_set_ends_with_it_however_it_ends() {
 async fn committing_a_transaction_in_which_a_statement_failed_is_an_error() {
     let server = TestServer::start().await;
     let tenant = server.tenant("acme").await;
-    let tx = TenantTx::begin(&server.state.pool, tenant, &UserId::from(Uuid::new_v4())).await.unwrap();
+    let tx = TenantTx::begin(&server.state.pool, tenant, &UserId::from(Uuid::new_v4()))
+        .await
+        .unwrap();
     let _ = tx.batch_execute("SELECT 1 / 0").await;
     assert!(tx.commit().await.is_err());
 }
@@ -184,7 +230,10 @@ async fn the_serving_role_finds_a_tenant_by_one_exact_digest_and_lists_nothing()
         )
         .await
         .unwrap();
-    let found = client.query("SELECT * FROM login_lookup('tenant', $1)", &[&digest]).await.unwrap();
+    let found = client
+        .query("SELECT * FROM login_lookup('tenant', $1)", &[&digest])
+        .await
+        .unwrap();
     assert_eq!(found.len(), 1);
     for statement in [
         "SELECT count(*) FROM login_directory",
@@ -199,7 +248,11 @@ async fn the_serving_role_finds_a_tenant_by_one_exact_digest_and_lists_nothing()
         "ALTER ROLE coditect_app BYPASSRLS",
     ] {
         let refused = client.execute(statement, &[]).await;
-        assert_eq!(code(refused), Some(SqlState::INSUFFICIENT_PRIVILEGE), "{statement}");
+        assert_eq!(
+            code(refused),
+            Some(SqlState::INSUFFICIENT_PRIVILEGE),
+            "{statement}"
+        );
     }
 }
 
@@ -246,19 +299,31 @@ async fn migrating_twice_changes_nothing_and_at_once_does_not_collide() {
         assert_eq!(done.to, migrate::VERSION);
     }
     let again = migrate::migrate(&owner, None).await.unwrap();
-    assert_eq!(again, Migrated { from: migrate::VERSION, to: migrate::VERSION });
+    assert_eq!(
+        again,
+        Migrated {
+            from: migrate::VERSION,
+            to: migrate::VERSION
+        }
+    );
 }
 
 #[tokio::test]
 async fn a_schema_that_is_newer_changed_or_missing_is_refused_with_what_to_do() {
     let database = TestDatabase::create().await;
     let owner: Address = database.owner_url().parse().unwrap();
-    let newer = format!("INSERT INTO schema_migrations VALUES ({}, 'future', 'x')", migrate::VERSION + 1);
+    let newer = format!(
+        "INSERT INTO schema_migrations VALUES ({}, 'future', 'x')",
+        migrate::VERSION + 1
+    );
     let client = database.as_owner().await;
     client.batch_execute(&newer).await.unwrap();
     let refusal = migrate::migrate(&owner, None).await.unwrap_err().to_string();
     assert!(refusal.contains("newer coditect-server"), "{refusal}");
-    let serving = migrate::expect_current(&database.as_app().await).await.unwrap_err().to_string();
+    let serving = migrate::expect_current(&database.as_app().await)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(serving.contains("newer coditect-server"), "{serving}");
     client
         .batch_execute("DELETE FROM schema_migrations WHERE name = 'future'; UPDATE schema_migrations SET checksum = 'x' WHERE version = 1")
@@ -267,7 +332,10 @@ async fn a_schema_that_is_newer_changed_or_missing_is_refused_with_what_to_do() 
     let refusal = migrate::migrate(&owner, None).await.unwrap_err().to_string();
     assert!(refusal.contains("applied in another form"), "{refusal}");
     let empty = TestDatabase::create_empty().await;
-    let refusal = migrate::expect_current(&empty.as_app().await).await.unwrap_err().to_string();
+    let refusal = migrate::expect_current(&empty.as_app().await)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(refusal.contains("run `coditect-server migrate`"), "{refusal}");
 }
 
@@ -288,13 +356,25 @@ async fn deleting_a_tenant_takes_everything_along_but_the_audit() {
         SELECT project.id, team.id, licence.id FROM project, team, licence";
     let ids = client.query_one(fill, &[&tenant.0, &user]).await.unwrap();
     let (project, team, licence): (Uuid, Uuid, Uuid) = (ids.get(0), ids.get(1), ids.get(2));
-    client.execute("INSERT INTO team_members VALUES ($1, $2, $3)", &[&tenant.0, &team, &user]).await.unwrap();
     client
-        .execute("INSERT INTO permissions VALUES ($1, gen_random_uuid(), $2, NULL, $3, 'read')", &[&tenant.0, &project, &team])
+        .execute(
+            "INSERT INTO team_members VALUES ($1, $2, $3)",
+            &[&tenant.0, &team, &user],
+        )
+        .await
+        .unwrap();
+    client
+        .execute(
+            "INSERT INTO permissions VALUES ($1, gen_random_uuid(), $2, NULL, $3, 'read')",
+            &[&tenant.0, &project, &team],
+        )
         .await
         .unwrap();
     let activation: Uuid = client
-        .query_one("INSERT INTO activations VALUES ($1, gen_random_uuid(), $2, 'machine') RETURNING id", &[&tenant.0, &licence])
+        .query_one(
+            "INSERT INTO activations VALUES ($1, gen_random_uuid(), $2, 'machine') RETURNING id",
+            &[&tenant.0, &licence],
+        )
         .await
         .unwrap()
         .get(0);
@@ -308,12 +388,19 @@ async fn deleting_a_tenant_takes_everything_along_but_the_audit() {
 
     // As the owner, under its own tenant's policy, as administration does.
     let owner = server.database.as_owner().await;
-    owner.batch_execute(&format!("SET app.tenant_id = '{tenant}'; DELETE FROM tenants")).await.unwrap();
+    owner
+        .batch_execute(&format!("SET app.tenant_id = '{tenant}'; DELETE FROM tenants"))
+        .await
+        .unwrap();
     for table in tenant_tables(&client).await {
         let left = format!("SELECT count(*) FROM {table} WHERE tenant_id = $1");
         let left: i64 = client.query_one(&left, &[&tenant.0]).await.unwrap().get(0);
         assert_eq!(left, i64::from(table == "audit_log"), "{table}");
     }
-    let kept: i64 = client.query_one("SELECT count(*) FROM tenants WHERE tenant_id = $1", &[&keep.0]).await.unwrap().get(0);
+    let kept: i64 = client
+        .query_one("SELECT count(*) FROM tenants WHERE tenant_id = $1", &[&keep.0])
+        .await
+        .unwrap()
+        .get(0);
     assert_eq!(kept, 1);
 }
