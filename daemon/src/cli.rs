@@ -74,6 +74,8 @@ pub enum Command {
     Pause,
     /// Go on after `pause`
     Resume,
+    /// Read Claude Code transcripts into context.db; a second time it adds nothing
+    Ingest(Ingest),
     /// Look at rows that were refused, or try them again
     #[command(subcommand)]
     Quarantine(Quarantine),
@@ -130,6 +132,19 @@ pub struct Sync {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Ingest {
+    /// Transcripts (.jsonl) or folders of them, such as ~/.claude/projects
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Print the counts as JSON; with --follow one line for each round
+    #[arg(long)]
+    pub json: bool,
+    /// Go on reading what is added, until interrupted
+    #[arg(long)]
+    pub follow: bool,
 }
 
 #[derive(Debug, Subcommand)]

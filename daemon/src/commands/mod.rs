@@ -2,6 +2,7 @@
 
 mod daemon;
 mod doctor;
+mod ingest;
 mod login;
 mod logout;
 mod paths;
@@ -28,6 +29,7 @@ pub(crate) fn run(command: Command, setup: Setup) -> Result<(), Fault> {
         Command::Sync(args) => block_on(sync::run(&args, &setup)),
         Command::Pause => block_on(pause::pause(&setup)),
         Command::Resume => block_on(pause::resume(&setup)),
+        Command::Ingest(args) => ingest::run(args, &setup),
         Command::Quarantine(args) => quarantine::run(&args, &setup),
         Command::Doctor(args) => block_on(doctor::run(args.json, &setup)),
         Command::Paths(args) => paths::run(args.json, &setup),

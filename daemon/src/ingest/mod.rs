@@ -18,9 +18,12 @@ mod context_db;
 mod fields;
 mod find;
 mod follow;
+mod pieces;
 mod record;
 mod report;
+mod task_table;
 mod tasks;
+mod todo;
 mod transcript;
 mod values;
 
