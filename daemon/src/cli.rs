@@ -62,6 +62,8 @@ pub struct Place {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run the daemon in the foreground (what systemd and launchd start)
+    Run,
     /// Log in to a server and bind context.db to the account
     Login(Login),
     /// Forget the token; the file stays as it is, and stays bound to its account
@@ -79,6 +81,8 @@ pub enum Command {
     /// Look at rows that were refused, or try them again
     #[command(subcommand)]
     Quarantine(Quarantine),
+    /// Prove that this file and the cloud hold the same, table by table
+    Verify(Json),
     /// Look for what is wrong, and say how to mend it
     Doctor(Json),
     /// Print where all files are
@@ -200,8 +204,12 @@ fn set_up(place: &Place) -> Result<Setup, Fault> {
 fn start_logging(command: &Command) {
     use std::io::IsTerminal;
 
-    let _ = command;
-    let default = "warn";
+    // A daemon tells its life; a command only what goes wrong.
+    let default = if matches!(command, Command::Run) {
+        "info"
+    } else {
+        "warn"
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     tracing_subscriber::fmt()

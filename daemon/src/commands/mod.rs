@@ -8,8 +8,10 @@ mod logout;
 mod paths;
 mod pause;
 mod quarantine;
+mod run;
 mod status;
 mod sync;
+mod verify;
 
 use std::future::Future;
 
@@ -23,6 +25,7 @@ use crate::output::Fault;
 
 pub(crate) fn run(command: Command, setup: Setup) -> Result<(), Fault> {
     match command {
+        Command::Run => run::run(setup),
         Command::Login(args) => block_on(login::run(&args, &setup)),
         Command::Logout => block_on(logout::run(&setup)),
         Command::Status(args) => block_on(status::run(&args, &setup)),
@@ -31,6 +34,7 @@ pub(crate) fn run(command: Command, setup: Setup) -> Result<(), Fault> {
         Command::Resume => block_on(pause::resume(&setup)),
         Command::Ingest(args) => ingest::run(args, &setup),
         Command::Quarantine(args) => quarantine::run(&args, &setup),
+        Command::Verify(args) => block_on(verify::run(args.json, &setup)),
         Command::Doctor(args) => block_on(doctor::run(args.json, &setup)),
         Command::Paths(args) => paths::run(args.json, &setup),
     }
