@@ -57,3 +57,6 @@ pub fn ingest(options: Options<'_>) -> anyhow::Result<Report> {
     let mut follower = Follower::open(options.context_db, options.paths.to_vec())?;
     follower.read_once(options.progress)
 }
+
+#[cfg(test)]
+mod tests;

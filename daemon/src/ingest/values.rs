@@ -249,3 +249,170 @@ impl Nuls {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Default, PartialEq)]
+    struct Read {
+        values: Vec<String>,
+        damage: Vec<(u64, u64, &'static str)>,
+        offset: u64,
+        unfinished: u64,
+    }
+
+    fn read(bytes: &[u8]) -> Read {
+        read_from(&mut Cursor::new(bytes), 0)
+    }
+
+    fn read_from(file: &mut (impl io::Read + Seek), from: u64) -> Read {
+        let mut read = Read::default();
+        let end = read_values(file, from, |piece| -> Result<(), ()> {
+            match piece {
+                Piece::Value { json, .. } => read.values.push(json.to_owned()),
+                Piece::Damage(damage) => read.damage.push((damage.offset, damage.bytes, damage.reason)),
+            }
+            Ok(())
+        })
+        .unwrap();
+        (read.offset, read.unfinished) = (end.offset, end.unfinished);
+        read
+    }
+
+    const A: &str = r#"{"type":"user","sessionId":"s","message":{"content":"a {\"b\":1} é"}}"#;
+    const B: &str = r#"{"type":"user","sessionId":"s","message":{"content":[{"type":"text","text":"b"}]}}"#;
+
+    #[test]
+    fn records_are_read_one_a_line_two_on_a_line_and_over_several_lines() {
+        let spread = "{\n  \"type\": \"user\",\n  \"list\": [\n    1\n  ]\n}";
+        let text = format!("\u{feff}{A}\r\n\n{A}{B}\n{spread}\n{B}");
+        let read = read(text.as_bytes());
+        assert_eq!(read.values, [A, A, B, spread, B]);
+        assert_eq!((read.damage.as_slice(), read.unfinished), ([].as_slice(), 0));
+        assert_eq!(read.offset, text.len() as u64);
+    }
+
+    #[test]
+    fn a_record_cut_off_by_another_is_damage_and_the_other_is_read() {
+        for cut in 1..A.len() {
+            if !A.is_char_boundary(cut) {
+                continue;
+            }
+            let text = format!("{B}\n{}{B}\n{B}\n", &A[..cut]);
+            let read = read(text.as_bytes());
+            assert_eq!(
+                read.values.iter().filter(|value| *value == B).count(),
+                3,
+                "cut at {cut}"
+            );
+            let damaged: u64 = read.damage.iter().map(|damage| damage.1).sum();
+            assert_eq!(damaged, cut as u64, "cut at {cut}: {:?}", read.damage);
+        }
+    }
+
+    #[test]
+    fn a_record_without_its_end_does_not_swallow_the_next_line() {
+        for cut in 1..A.len() {
+            let mut bytes = A.as_bytes()[..cut].to_vec();
+            bytes.extend(format!("\n{B}\n").as_bytes());
+            let read = read(&bytes);
+            assert_eq!(read.values, [B], "cut at {cut}");
+            assert!(read.damage.iter().any(|damage| damage.0 == 0), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_run_of_nul_bytes_is_one_damage_and_hides_nothing() {
+        let text = format!("{A}\n\0\0\0{B}\0\0\n{A}\n");
+        let read = read(text.as_bytes());
+        assert_eq!(read.values, [A, B, A]);
+        let first = A.len() as u64 + 1;
+        let second = first + 3 + B.len() as u64;
+        assert_eq!(read.damage, [(first, 3, "NUL bytes"), (second, 2, "NUL bytes")]);
+    }
+
+    #[test]
+    fn an_unfinished_last_record_is_where_the_next_reading_begins() {
+        let whole = format!("{A}\n{B}{A}\n");
+        for cut in 0..whole.len() {
+            let first = read(&whole.as_bytes()[..cut]);
+            let second = read_from(&mut Cursor::new(whole.as_bytes()), first.offset);
+            let values = [first.values, second.values].concat();
+            assert_eq!(values, [A, B, A], "cut at {cut}");
+            assert_eq!((first.damage, second.damage), (vec![], vec![]), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_nothing_but_beginnings_is_given_up_soon() {
+        let text = format!("{}\n{A}\n", "{\"a".repeat(300_000));
+        assert_eq!(read(text.as_bytes()).values, [A]);
+    }
+
+    /// Gives a few bytes at a time, as a pipe or a busy file system may.
+    struct Trickle<'a>(Cursor<&'a [u8]>, usize);
+
+    impl io::Read for Trickle<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let most = self.1.min(buffer.len());
+            self.0.read(&mut buffer[..most])
+        }
+    }
+
+    impl Seek for Trickle<'_> {
+        fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+            self.0.seek(to)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_damage_inside_leaves_the_records_around_it_whole(
+            damage in prop::collection::vec(any::<u8>(), 0..200),
+            before in 0_usize..5,
+            after in 0_usize..5,
+        ) {
+            let mut bytes = format!("{A}\n").repeat(before).into_bytes();
+            bytes.extend(&damage);
+            bytes.extend(format!("\n{B}\n").repeat(after.max(1)).as_bytes());
+            let read = read(&bytes);
+            prop_assert!(read.values[..before].iter().all(|value| value == A));
+            let last = read.values.len() - after.max(1);
+            prop_assert!(read.values[last..].iter().all(|value| value == B));
+        }
+
+        #[test]
+        fn a_splice_of_records_at_any_place_never_panics_and_keeps_other_lines(
+            cut in 0_usize..60, from in 0_usize..60, overwrite in any::<Option<u8>>(),
+        ) {
+            let mut middle = A.as_bytes()[..cut].to_vec();
+            middle.extend(overwrite);
+            middle.extend(&B.as_bytes()[from..]);
+            let mut bytes = format!("{A}\n").into_bytes();
+            bytes.extend(&middle);
+            bytes.extend(format!("\n{A}\n").as_bytes());
+            let read = read(&bytes);
+            prop_assert_eq!(read.values.first().map(String::as_str), Some(A));
+            prop_assert_eq!(read.values.last().map(String::as_str), Some(A));
+        }
+
+        #[test]
+        fn the_pieces_are_the_same_however_the_file_is_read(
+            bytes in prop::collection::vec(
+                prop_oneof![Just(A.as_bytes().to_vec()), Just(b"\n".to_vec()), Just(b"\0".to_vec()), Just(b"{\n".to_vec()),
+                            Just(b"}".to_vec()), prop::collection::vec(any::<u8>(), 0..4)],
+                0..12,
+            ),
+            step in 1_usize..9,
+        ) {
+            let bytes = bytes.concat();
+            let trickled = read_from(&mut Trickle(Cursor::new(&bytes), step), 0);
+            prop_assert_eq!(read(&bytes), trickled);
+        }
+    }
+}
