@@ -59,4 +59,6 @@ pub fn ingest(options: Options<'_>) -> anyhow::Result<Report> {
 }
 
 #[cfg(test)]
+mod task_tests;
+#[cfg(test)]
 mod tests;
