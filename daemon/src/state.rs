@@ -11,7 +11,6 @@ use anyhow::Context as _;
 use rusqlite::{Connection, OptionalExtension as _};
 
 use crate::outbox::Batch;
-use crate::rules::{Rule, holds};
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS batch (
@@ -92,9 +91,6 @@ impl State {
     pub fn put_batch(&mut self, batch: &Batch) -> anyhow::Result<()> {
         let tx = self.conn.transaction()?;
         tx.execute("UPDATE batch SET current = 0", [])?;
-        if !holds(Rule::VariantsKept) {
-            tx.execute("DELETE FROM batch", [])?;
-        }
         tx.execute(
             "INSERT OR REPLACE INTO batch (digest, current, meta, body) VALUES (?1, 1, ?2, ?3)",
             rusqlite::params![

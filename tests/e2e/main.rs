@@ -1,5 +1,7 @@
 //! End-to-end tests, a module a behaviour. They need both programs built: `cargo build --bins` first.
 
+mod server_push;
+mod server_versions;
 mod support;
 
 mod platform_admin;

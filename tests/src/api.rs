@@ -1,9 +1,9 @@
 //! A client of the server's API that judges nothing: it sends what it is given and shows what comes back.
 
 use coditect_shared::wire::{
-    DEVICE_HEADER, DigestAnswer, ErrorBody, PullPage, PullQuery, PushAnswer, PushRequest,
+    DEVICE_HEADER, DigestAnswer, ErrorBody, PullPage, PullQuery, PushAnswer, PushRequest, Verdict,
 };
-use coditect_shared::{DeviceId, LinkRecord, MessageRecord, Origin, TaskRecord};
+use coditect_shared::{DeviceId, LinkRecord, MessageRecord, Origin, RecordRef, TaskRecord};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::de::DeserializeOwned;
@@ -188,6 +188,60 @@ impl Reply {
         assert_eq!(self.status.as_u16(), status, "{self:#?}");
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
     }
+}
+
+/// A device that counts its pushes.
+pub struct Pusher {
+    pub api: Api,
+    /// Of the last push.
+    pub push_seq: i64,
+}
+
+impl Pusher {
+    pub fn new(api: Api) -> Pusher {
+        Pusher { api, push_seq: 0 }
+    }
+
+    /// The next push; epoch and push_seq are filled in. It must succeed.
+    pub async fn push(&mut self, batch: PushRequest) -> PushAnswer {
+        self.push_seq += 1;
+        let batch = PushRequest {
+            epoch: 1,
+            push_seq: self.push_seq,
+            ..batch
+        };
+        self.api.push(&batch).await
+    }
+
+    pub async fn messages(&mut self, messages: Vec<MessageRecord>) -> PushAnswer {
+        self.push(batch_of_messages(0, messages)).await
+    }
+
+    pub async fn tasks(&mut self, tasks: Vec<TaskRecord>) -> PushAnswer {
+        self.push(PushRequest {
+            tasks,
+            ..PushRequest::default()
+        })
+        .await
+    }
+
+    pub async fn links(&mut self, task_messages: Vec<LinkRecord>) -> PushAnswer {
+        self.push(PushRequest {
+            task_messages,
+            ..PushRequest::default()
+        })
+        .await
+    }
+}
+
+/// What became of the record at this place, such as `messages[0]`, in a batch whose records name no reference.
+pub fn verdict(answer: &PushAnswer, place: &str) -> Verdict {
+    let reference = RecordRef::Text(place.to_owned());
+    let named = answer
+        .verdicts
+        .iter()
+        .find(|verdict| verdict.reference == reference);
+    named.map_or(Verdict::Stored, |verdict| verdict.verdict)
 }
 
 pub fn new_device() -> DeviceId {

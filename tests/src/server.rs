@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use coditect_server::app::{self, AppState};
 use coditect_server::auth::{self, Caller, Role};
+use coditect_server::database::Address;
+use coditect_server::events;
 use coditect_server::keys::Issuer;
 use coditect_shared::{TenantId, UserId};
 use jiff::Timestamp;
@@ -44,8 +46,7 @@ impl TestServer {
     pub async fn start_on(database: TestDatabase) -> TestServer {
         let data = tempfile::tempdir().expect("making a data directory");
         let keys = Issuer::load_or_make(data.path()).expect("making the issuer's key");
-        let serving: coditect_server::database::Address =
-            database.app_url().parse().expect("the server reads our URLs");
+        let serving: Address = database.app_url().parse().expect("the server reads our URLs");
         let instance: Uuid = database
             .look()
             .await
@@ -53,24 +54,27 @@ impl TestServer {
             .await
             .expect("reading the instance id")
             .get(0);
-        let pool = serving.pool().expect("making a pool");
-        let state = AppState::new(pool, Arc::new(keys), instance);
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("listening");
-        let url = format!(
-            "http://{}",
-            listener.local_addr().expect("a bound socket has an address")
-        );
-        let (stop, stopped) = oneshot::channel::<()>();
-        let shutdown = async move {
-            // Either way it is time to go: nobody sends, the test drops its end.
-            let _ = stopped.await;
-        };
-        tokio::spawn(app::serve(listener, state.clone(), shutdown));
+        let (url, state, stop) = serve(&serving, Arc::new(keys), instance).await;
         TestServer {
             url,
             database,
             state,
             _data: data,
+            _stop: stop,
+        }
+    }
+
+    /// A second server of the same database, which knows of the first only through PostgreSQL.
+    pub async fn beside(&self) -> SecondServer {
+        let serving = self
+            .database
+            .app_url()
+            .parse()
+            .expect("the server reads our URLs");
+        let (url, state, stop) = serve(&serving, self.state.keys.clone(), self.state.instance_id).await;
+        SecondServer {
+            url,
+            state,
             _stop: stop,
         }
     }
@@ -137,6 +141,34 @@ impl TestServer {
         let api = self.api(&caller);
         (caller, api)
     }
+}
+
+/// Another server of a [`TestServer`]'s database; tokens of either are good at both.
+pub struct SecondServer {
+    /// `http://127.0.0.1:PORT`.
+    pub url: String,
+    pub state: AppState,
+    /// Dropped, the server stops.
+    _stop: oneshot::Sender<()>,
+}
+
+async fn serve(
+    serving: &Address,
+    keys: Arc<Issuer>,
+    instance: Uuid,
+) -> (String, AppState, oneshot::Sender<()>) {
+    let pool = serving.pool().expect("making a pool");
+    let state = AppState::new(pool, keys, instance);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("listening");
+    let address = listener.local_addr().expect("a bound socket has an address");
+    let (stop, stopped) = oneshot::channel::<()>();
+    let shutdown = async move {
+        // Either way it is time to go: nobody sends, the test drops its end.
+        let _ = stopped.await;
+    };
+    tokio::spawn(app::serve(listener, state.clone(), shutdown));
+    tokio::spawn(events::run(state.clone(), serving.clone()));
+    (format!("http://{address}"), state, stop)
 }
 
 /// The real `coditect-server` on a database of its own. Dropped, it is killed.

@@ -1,0 +1,77 @@
+//! Push: once, in order, each record by itself.
+
+use coditect_shared::wire::{PushConflict, PushRequest};
+use coditect_tests::api::{batch_of_messages, message};
+use coditect_tests::server::TestServer;
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn p2_the_same_push_twice_changes_nothing_and_gets_the_same_answer() {
+    let server = TestServer::start().await;
+    let (_, api) = server.acme().await;
+    let batch = batch_of_messages(1, vec![message("s", "one"), message("s", "two")]);
+    let first = api.try_push(&batch).await;
+    let again = api.try_push(&batch).await;
+    assert_eq!(first.status, 200, "{first:#?}");
+    assert_eq!(first.body, again.body, "word for word");
+    assert_eq!(server.database.count("context_messages").await, 2);
+    assert_eq!(server.database.count("context_push_log").await, 1);
+    assert_eq!(server.database.count("audit_log").await, 1);
+    let head: Value = api.get("/api/v1/context/stats").await.ok();
+    assert_eq!((&head["messages"], &head["cursor"]), (&json!(2), &json!(2)));
+}
+
+#[tokio::test]
+async fn a_push_seq_used_for_another_batch_is_a_conflict_with_the_stored_digest_and_answer() {
+    let server = TestServer::start().await;
+    let (_, api) = server.acme().await;
+    let stored = api.push(&batch_of_messages(1, vec![message("s", "one")])).await;
+    let reply = api
+        .try_push(&batch_of_messages(1, vec![message("s", "other")]))
+        .await;
+    let error = reply.error(409).error;
+    assert_eq!(error.code, "push_seq_conflict");
+    let conflict: PushConflict = serde_json::from_value(error.details).unwrap();
+    assert_eq!(conflict.answer, stored);
+    assert_eq!(server.database.count("context_messages").await, 1);
+}
+
+#[tokio::test]
+async fn a_push_seq_that_is_past_or_leaves_a_gap_stores_nothing() {
+    let server = TestServer::start().await;
+    let (_, api) = server.acme().await;
+    let code = async |seq: i64| {
+        let reply = api
+            .try_push(&batch_of_messages(seq, vec![message("s", &format!("{seq}"))]))
+            .await;
+        reply.error(409).error.code
+    };
+    assert_eq!(code(2).await, "push_seq_gap", "a new device begins with 1");
+    assert_eq!(
+        server.database.count("context_sync_cursors").await,
+        0,
+        "a refused batch registers no device"
+    );
+    for seq in [1, 2] {
+        api.push(&batch_of_messages(seq, vec![message("s", &format!("{seq}"))]))
+            .await;
+    }
+    assert_eq!(code(1).await, "push_seq_stale");
+    assert_eq!(code(4).await, "push_seq_gap");
+    assert_eq!(server.database.count("context_messages").await, 2);
+}
+
+#[tokio::test]
+async fn a_batch_of_another_epoch_is_told_the_servers() {
+    let server = TestServer::start().await;
+    let (_, api) = server.acme().await;
+    let batch = PushRequest {
+        epoch: 2,
+        ..batch_of_messages(1, vec![message("s", "one")])
+    };
+    let error = api.try_push(&batch).await.error(409).error;
+    assert_eq!(
+        (error.code.as_str(), &error.details["epoch"]),
+        ("epoch_mismatch", &json!(1))
+    );
+}
