@@ -62,6 +62,8 @@ pub struct Place {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run the daemon in the foreground (what systemd and launchd start)
+    Run,
     /// Log in to a server and bind context.db to the account
     Login(Login),
     /// Forget the token; the file stays as it is, and stays bound to its account
@@ -74,9 +76,13 @@ pub enum Command {
     Pause,
     /// Go on after `pause`
     Resume,
+    /// Read Claude Code transcripts into context.db; a second time it adds nothing
+    Ingest(Ingest),
     /// Look at rows that were refused, or try them again
     #[command(subcommand)]
     Quarantine(Quarantine),
+    /// Prove that this file and the cloud hold the same, table by table
+    Verify(Json),
     /// Look for what is wrong, and say how to mend it
     Doctor(Json),
     /// Print where all files are
@@ -132,6 +138,19 @@ pub struct Sync {
     pub json: bool,
 }
 
+#[derive(Debug, Args)]
+pub struct Ingest {
+    /// Transcripts (.jsonl) or folders of them, such as ~/.claude/projects
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Print the counts as JSON; with --follow one line for each round
+    #[arg(long)]
+    pub json: bool,
+    /// Go on reading what is added, until interrupted
+    #[arg(long)]
+    pub follow: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Quarantine {
     /// Show the refused rows and why they were refused
@@ -185,8 +204,12 @@ fn set_up(place: &Place) -> Result<Setup, Fault> {
 fn start_logging(command: &Command) {
     use std::io::IsTerminal;
 
-    let _ = command;
-    let default = "warn";
+    // A daemon tells its life; a command only what goes wrong.
+    let default = if matches!(command, Command::Run) {
+        "info"
+    } else {
+        "warn"
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     tracing_subscriber::fmt()

@@ -81,8 +81,13 @@ impl Finding {
 pub fn file(path: &Path) -> Vec<Finding> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     let mut findings = Vec::new();
-    if let Ok(stat) = rustix::fs::statvfs(folder) {
-        findings.push(judge_disk(stat.f_bavail.saturating_mul(stat.f_frsize), folder));
+    // A folder that is yet to be made will lie on the disk of the nearest one that is there.
+    let there = folder
+        .ancestors()
+        .find(|folder| folder.exists())
+        .unwrap_or(Path::new("/"));
+    if let Ok(stat) = rustix::fs::statvfs(there) {
+        findings.push(judge_disk(stat.f_bavail.saturating_mul(stat.f_frsize), there));
     }
     let bytes = match std::fs::metadata(path) {
         Ok(meta) => meta.len(),

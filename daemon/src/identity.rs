@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row};
 use uuid::Uuid;
 
 use crate::owner::{Found, LocalMessage, LocalTask, Owner, Unfit};
+use crate::rules::{Rule, holds};
 use crate::store;
 
 /// Identity of a message, as `sync_messages` holds it.
@@ -105,7 +106,8 @@ pub fn identify_message(
             None => new_message(tx, row_id, &message)?,
         },
     };
-    if identity.origin.content_hash != message.hash && !identity.sent && !identity.acked.is_known() {
+    let unheard_of = !identity.sent && !identity.acked.is_known();
+    if identity.origin.content_hash != message.hash && (unheard_of || !holds(Rule::OriginKept)) {
         // Nobody has heard of it yet: it is as if it had been written like this in the first place.
         identity.origin.content_hash = message.hash;
         identity.origin.occurrence = free_occurrence(tx, message.hash)?;
@@ -300,7 +302,8 @@ fn set_acked(tx: &Connection, sql: &str, ident: i64, acked: &Acked) -> rusqlite:
 /// ops: INSERT OR REPLACE under the same hash is an edit by other means.
 fn is_same_row(identity: &MessageIdentity, message: &LocalMessage, fresh: bool) -> bool {
     let same_writer_hash = identity.writer_hash.is_some() && identity.writer_hash == message.record.hash;
-    identity.origin.session_id == message.record.session_id && (same_writer_hash || !fresh)
+    identity.origin.session_id == message.record.session_id
+        && (same_writer_hash || !fresh || !holds(Rule::OpsDecide))
 }
 
 /// Leaves a tombstone of what was sent or acknowledged; anything else dies with its row and frees its number.
@@ -325,7 +328,7 @@ fn taken_over(
     owner: &Owner,
     message: &LocalMessage,
 ) -> rusqlite::Result<Option<MessageIdentity>> {
-    let Some(writer_hash) = &message.record.hash else {
+    let Some(writer_hash) = message.record.hash.as_ref().filter(|_| holds(Rule::TakeOver)) else {
         return Ok(None);
     };
     let condition = format!(
@@ -369,6 +372,15 @@ fn new_message(tx: &Connection, row_id: i64, message: &LocalMessage) -> rusqlite
 /// The lowest number that no origin of this session and hash ever had here; tombstones count. The session is part
 /// of the hash.
 fn free_occurrence(tx: &Connection, hash: ContentHash) -> rusqlite::Result<u32> {
+    if !holds(Rule::OccurrenceKept) {
+        return tx.query_row(
+            "SELECT coalesce(max(origin_occurrence) + 1, 0) FROM sync_messages
+             WHERE origin_hash = ?1 AND row_id IS NOT NULL",
+            [hash.as_bytes()],
+            |row| row.get(0),
+        );
+    }
+
     let (count, next): (u32, u32) = tx
         .prepare_cached(
             "SELECT count(*), coalesce(max(origin_occurrence) + 1, 0) FROM sync_messages WHERE origin_hash = ?1",

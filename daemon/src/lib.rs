@@ -8,6 +8,7 @@ pub mod key;
 pub mod outbox;
 pub mod owner;
 pub mod quarantine;
+pub mod rules;
 pub mod verify;
 
 // The loop and its pure core.

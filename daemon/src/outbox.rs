@@ -18,6 +18,7 @@ use crate::identity::{self, Acked, Identified};
 use crate::key::{KeyPart, RowKey, Table};
 use crate::owner::{Found, Owner, Unfit};
 use crate::quarantine;
+use crate::rules::{Rule, holds};
 use crate::store::{set_value, value};
 
 /// What the functions of this module need to know besides the file.
@@ -155,15 +156,15 @@ pub fn settle(
             continue;
         }
         match verdicts.get(&reference).copied().unwrap_or(Verdict::Stored) {
-            Verdict::Stored | Verdict::Duplicate => {
-                acknowledge(tx, sent, stamp)?;
-                settled.stored += 1;
-                end(tx, owner, context, sent, false)?;
-            }
-            Verdict::Superseded => {
+            Verdict::Superseded if holds(Rule::Superseded) => {
                 // Acknowledges nothing; but the server knows the row, so that a later change of it is an edit.
                 supersede(tx, sent)?;
                 end(tx, owner, context, sent, true)?;
+            }
+            Verdict::Stored | Verdict::Duplicate | Verdict::Superseded => {
+                acknowledge(tx, sent, stamp)?;
+                settled.stored += 1;
+                end(tx, owner, context, sent, false)?;
             }
             Verdict::RetryLater => {
                 settled.deferred += 1;
@@ -398,11 +399,14 @@ impl Builder<'_> {
         };
         let Some((task, message)) = self.ends_of_link(&task_id, message_id)? else {
             key.unqueue(tx, covered)?;
+            self.ended += 1;
+            if !holds(Rule::ParkedLinks) {
+                return Ok(());
+            }
             tx.prepare_cached(
                 "INSERT OR IGNORE INTO sync_links_parked (task_id, message_id) VALUES (?1, ?2)",
             )?
             .execute(rusqlite::params![task_id, message_id])?;
-            self.ended += 1;
             return Ok(());
         };
         let link = apply::link_identity(tx, task.ident, message.ident)?;
@@ -586,7 +590,12 @@ fn end(
     sent: &Sent,
     force: bool,
 ) -> Result<(), ApplyError> {
-    sent.key.unqueue(tx, sent.covered)?;
+    let covered = if holds(Rule::CoveredVersion) {
+        sent.covered
+    } else {
+        i64::MAX
+    };
+    sent.key.unqueue(tx, covered)?;
     apply::end_of_change(tx, owner, context, &sent.key, sent.ident, force)
 }
 

@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -167,6 +167,13 @@ impl axum::serve::Listener for Socket {
 }
 
 async fn remove_left_over(path: &Path) -> anyhow::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.file_type().is_socket() => {}
+        // A plain file refuses a connection just as a stale socket does.
+        Ok(_) => anyhow::bail!("{} is no socket: move it away", path.display()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("looking at {}", path.display())),
+    }
     match UnixStream::connect(path).await {
         Ok(_) => anyhow::bail!("another daemon answers at {}: stop it first", path.display()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use rusqlite::{Connection, OptionalExtension as _};
 
 use crate::outbox::Batch;
+use crate::rules::{Rule, holds};
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS batch (
@@ -91,6 +92,9 @@ impl State {
     pub fn put_batch(&mut self, batch: &Batch) -> anyhow::Result<()> {
         let tx = self.conn.transaction()?;
         tx.execute("UPDATE batch SET current = 0", [])?;
+        if !holds(Rule::VariantsKept) {
+            tx.execute("DELETE FROM batch", [])?;
+        }
         tx.execute(
             "INSERT OR REPLACE INTO batch (digest, current, meta, body) VALUES (?1, 1, ?2, ?3)",
             rusqlite::params![

@@ -30,22 +30,63 @@ where
                 ApiError::invalid("body", "the body could not be read to its end")
             }
         })?;
-        // Numbers, borrowed texts and unknown fields are the target type's business; serde says which place is wrong.
-        let value = serde_json::from_slice(&bytes)
-            .map_err(|error| ApiError::invalid(field_of(&error), error.to_string()))?;
+        let value = serde_json::from_slice(&bytes).map_err(|_| refusal::<T>(&bytes))?;
         Ok(JsonBody { bytes, value })
     }
 }
 
-/// The field that serde's text names, else the body as a whole.
-fn field_of(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let named = ["missing field `", "unknown field `", "duplicate field `"]
-        .iter()
-        .find_map(|start| text.strip_prefix(start))
-        .and_then(|rest| rest.split_once('`'));
-    match named {
-        Some((field, _)) => field.to_owned(),
-        None => "body".to_owned(),
+/// What is wrong with a body, and where. It is read a second time for that, since keeping the path costs time that no
+/// honest request should pay.
+fn refusal<T: DeserializeOwned>(bytes: &[u8]) -> ApiError {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    match serde_path_to_error::deserialize::<_, T>(&mut reader) {
+        // Whole as far as it goes, but something follows it.
+        Ok(_) => ApiError::invalid("body", "there is more after the end of the JSON"),
+        Err(error) => {
+            let path = error.path().to_string();
+            let inner = error.into_inner();
+            let message = inner.to_string();
+            if inner.is_syntax() || inner.is_eof() {
+                return ApiError::invalid("body", message);
+            }
+            // A missing field is reported at what it is missing from.
+            let missing = message
+                .strip_prefix("missing field `")
+                .and_then(|rest| rest.split_once('`'));
+            let field = match (path.as_str(), missing) {
+                (".", Some((name, _))) => name.to_owned(),
+                (".", None) => "body".to_owned(),
+                (path, Some((name, _))) => format!("{path}.{name}"),
+                (path, None) => path.to_owned(),
+            };
+            ApiError::invalid(field, message)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coditect_shared::wire::PushRequest;
+
+    use super::*;
+
+    #[test]
+    fn a_malformed_body_is_refused_with_the_place_that_is_wrong() {
+        for (body, place) in [
+            ("", "body"),
+            ("[1", "body"),
+            ("{\"epoch\": 1", "body"),
+            ("{\"epoch\": 1, \"push_seq\": 1} x", "body"),
+            ("{\"epoch\": 1}", "push_seq"),
+            ("{\"epoch\": \"one\", \"push_seq\": 1}", "epoch"),
+            (
+                "{\"epoch\": 1, \"push_seq\": 1, \"messages\": [{\"session_id\": 5}]}",
+                "messages[0].session_id",
+            ),
+        ] {
+            let refused = refusal::<PushRequest>(body.as_bytes());
+            assert_eq!(refused.details()["field"], place, "{body}: {refused}");
+            assert_eq!(refused.status(), 422);
+        }
     }
 }

@@ -138,6 +138,19 @@ impl Address {
         &self.0
     }
 
+    /// Whether rows travel to another machine in the clear.
+    pub(crate) fn is_open_to_eavesdroppers(&self) -> bool {
+        self.0.get_hosts().iter().any(|host| match host {
+            Host::Tcp(name) => {
+                name != "localhost"
+                    && !name
+                        .parse::<std::net::IpAddr>()
+                        .is_ok_and(|address| address.is_loopback())
+            }
+            Host::Unix(_) => false,
+        })
+    }
+
     pub(crate) fn password(&self) -> Option<&[u8]> {
         self.0.get_password()
     }
@@ -239,6 +252,19 @@ mod tests {
             );
         }
         assert!("postgresql://u@h/d?sslmode=disable".parse::<Address>().is_ok());
+    }
+
+    #[test]
+    fn only_another_machine_is_out_of_our_hands() {
+        let open = |url: &str| url.parse::<Address>().unwrap().is_open_to_eavesdroppers();
+        assert!(open("postgresql://u@db.test/d") && open("postgresql://u@10.0.0.1/d"));
+        for here in [
+            "postgresql://u@localhost/d",
+            "postgresql://u@127.0.0.1/d",
+            "postgresql://u@/d?host=/run",
+        ] {
+            assert!(!open(here), "{here}");
+        }
     }
 
     #[test]

@@ -1,19 +1,23 @@
 //! The sync server: tenant-scoped rows in PostgreSQL, where row level security has the last word.
 //!
-//! Reading order: [`app`] ties everything together; [`auth`] turns a token into a caller; [`tenant`] is the only way to
-//! tenant data; the routes stand in one module each.
+//! Reading order: [`cli`] and `serve` start it; [`app`] ties everything together, [`answer`] and `limits` stand around
+//! every request; [`auth`] turns a token into a caller; [`tenant`] is the only way to tenant data; then one module for
+//! each route. [`database`], [`migrate`] and [`cluster`] are the ground below, `admin` the operator's side door.
 
-mod admin;
-pub mod answer;
 pub mod cli;
 pub mod config;
-mod connections;
-mod limits;
 mod serve;
 
+pub mod answer;
 pub mod app;
+mod connections;
+mod limits;
+
 pub mod auth;
 pub mod body;
+pub mod error;
+pub mod keys;
+pub mod role;
 pub mod tenant;
 
 pub mod account;
@@ -30,8 +34,7 @@ pub mod stats;
 pub mod cluster;
 pub mod data_dir;
 pub mod database;
-pub mod error;
 pub mod migrate;
 pub mod serving_role;
 
-pub mod keys;
+mod admin;

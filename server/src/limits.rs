@@ -41,13 +41,26 @@ pub(crate) async fn admit(State(open): State<Arc<Semaphore>>, request: Request, 
     }
 }
 
-/// Raises the number of files that this process may open to what the system allows it: a connection is a file, and the
-/// default of 1,024 is meant for programs of another kind.
+/// Raises the number of files that this process may open to what the connections need: each is a file, and the default
+/// of 1,024 is meant for programs of another kind.
 pub(crate) fn raise_open_files() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "may not raise the limit of open files");
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let found = getrlimit(Resource::Nofile);
+    // macOS takes no more than 10,240 at this call, whatever it says the maximum is.
+    for wanted in [CONNECTIONS as u64 + 1_000, 10_240] {
+        let current = found.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+        if found.current.is_none_or(|had| had >= current)
+            || setrlimit(
+                Resource::Nofile,
+                Rlimit {
+                    current: Some(current),
+                    ..found
+                },
+            )
+            .is_ok()
+        {
+            return;
+        }
     }
+    tracing::warn!(limit = ?found.current, "may not raise the number of open files, which bounds the connections");
 }

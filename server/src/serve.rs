@@ -99,6 +99,11 @@ async fn prepare(
             .await
             .context("bringing the schema up to date")?;
     }
+    if serving.is_open_to_eavesdroppers() {
+        tracing::warn!(
+            "the connection to PostgreSQL at {serving} is not encrypted; whoever is between can read it"
+        );
+    }
     let client = serving.connect().await?;
     refuse_powerful_role(&client).await?;
     migrate::expect_current(&client).await?;

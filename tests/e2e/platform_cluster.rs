@@ -124,6 +124,30 @@ async fn a_cluster_starts_with_the_server_and_stops_with_it() {
 }
 
 #[tokio::test]
+async fn a_server_that_is_told_to_stop_ends_open_event_streams_and_keep_alive_connections() {
+    let home = Home::new();
+    let (server, url) = home.serve().await;
+    home.cli(&["tenant", "create", "acme"]).await.ok();
+    home.cli(&["user", "create", "a@acme.test", "--tenant", "acme"])
+        .await
+        .ok();
+    let token = home.cli(&["token", "issue", "--user", "a@acme.test"]).await.ok();
+    let client = reqwest::Client::new();
+    let idle = client.get(format!("{url}/health/")).send().await.unwrap();
+    assert_eq!(idle.text().await.unwrap(), r#"{"status":"healthy"}"#);
+    let events = client
+        .get(format!("{url}/api/v1/context/events"))
+        .bearer_auth(token.trim());
+    let device = uuid::Uuid::new_v4().to_string();
+    let mut stream = events.header("X-Device-ID", device).send().await.unwrap();
+    assert_eq!(stream.status(), 200);
+    server.signal(Signal::TERM);
+    // The stream comes to an orderly end, and is not cut off.
+    while stream.chunk().await.unwrap().is_some() {}
+    assert!(server.terminate(STOP).await.success());
+}
+
+#[tokio::test]
 async fn a_cluster_that_outlives_a_killed_server_is_taken_over_with_its_data() {
     let home = Home::new();
     let (server, _) = home.serve().await;

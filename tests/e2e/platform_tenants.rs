@@ -4,6 +4,7 @@ use std::process::Stdio;
 
 use coditect_server::auth::Role;
 use coditect_server::database::Address;
+use coditect_server::error::ApiError;
 use coditect_server::migrate::{self, Migrated};
 use coditect_server::tenant::TenantTx;
 use coditect_shared::{TenantId, UserId};
@@ -213,6 +214,35 @@ async fn committing_a_transaction_in_which_a_statement_failed_is_an_error() {
         .unwrap();
     let _ = tx.batch_execute("SELECT 1 / 0").await;
     assert!(tx.commit().await.is_err());
+}
+
+#[tokio::test]
+async fn what_passes_is_503_and_what_will_never_work_is_500() {
+    let server = TestServer::start().await;
+    let tenant = server.tenant("acme").await;
+    let user = UserId::from(Uuid::new_v4());
+    for (statement, status) in [
+        ("SET LOCAL statement_timeout = '1ms'; SELECT pg_sleep(30)", 503),
+        ("SELECT pg_terminate_backend(pg_backend_pid())", 503),
+        (
+            "SET LOCAL transaction_read_only = on; INSERT INTO audit_log (tenant_id) VALUES (NULL)",
+            503,
+        ),
+        ("SELECT 1 / 0", 500),
+        ("SELECT * FROM nowhere", 500),
+    ] {
+        let tx = TenantTx::begin(&server.state.pool, tenant, &user).await.unwrap();
+        let error = ApiError::from(tx.batch_execute(statement).await.unwrap_err());
+        assert_eq!(error.status().as_u16(), status, "{statement}: {error:?}");
+    }
+    // Somebody else holds the row for longer than the role may wait.
+    let holder = server.database.look().await;
+    holder.batch_execute("BEGIN; LOCK TABLE tenants").await.unwrap();
+    let tx = TenantTx::begin(&server.state.pool, tenant, &user).await.unwrap();
+    let waited = tx
+        .batch_execute("SET LOCAL lock_timeout = '1ms'; SELECT name FROM tenants")
+        .await;
+    assert_eq!(ApiError::from(waited.unwrap_err()).status().as_u16(), 503);
 }
 
 #[tokio::test]

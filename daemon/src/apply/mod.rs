@@ -18,6 +18,7 @@ use crate::key::{RowKey, Table};
 use crate::outbox::{Batch, Context};
 use crate::owner::Owner;
 use crate::quarantine;
+use crate::rules::{Rule, holds};
 use crate::store::{self, set_value, value};
 
 pub use row::{LinkIdentity, link_identity, set_link_acked};
@@ -69,7 +70,9 @@ pub fn apply_page(
             page.cursor
         )));
     }
-    if !identity::identify_queued(tx, owner, context.tenant, context.device, identities_max)? {
+    if holds(Rule::IdentitiesFirst)
+        && !identity::identify_queued(tx, owner, context.tenant, context.device, identities_max)?
+    {
         return Ok(Applied::IdentitiesFirst);
     }
     if let Some(reason) = foreign_stub(tx, page, in_flight)? {
@@ -135,7 +138,7 @@ pub fn end_of_change(
     }
     tx.prepare_cached("DELETE FROM sync_held WHERE table_name = ?1 AND ident = ?2")?
         .execute(rusqlite::params![table.name(), ident])?;
-    if plan::held_applies(acked_stamp(tx, table, ident)?, held, force) {
+    if plan::held_applies(acked_stamp(tx, table, ident)?, held, force) || !holds(Rule::HeldDropped) {
         apply_body(tx, owner, context, table, &body, held)?;
     }
     Ok(())
@@ -191,6 +194,8 @@ impl<'a> Applier<'a> {
                     row.get(0)
                 })?,
             )
+        } else if !holds(Rule::GuardFlag) {
+            None
         } else {
             tx.prepare_cached("INSERT INTO sync_applying (on_behalf_of) VALUES ('coditect-sync')")?
                 .execute([])?;

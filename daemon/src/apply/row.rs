@@ -14,6 +14,7 @@ use crate::key::{RowKey, Table};
 use crate::outbox::Batch;
 use crate::owner::{Found, LocalMessage};
 use crate::quarantine;
+use crate::rules::{Rule, holds};
 
 /// A link between two identities, as `sync_links` holds it.
 #[derive(Clone, Debug)]
@@ -155,7 +156,8 @@ impl Applier<'_> {
             .owner
             .read_task(self.tx, self.context.tenant, &identity.local_id, &cloud_id)?;
         let row = match &local {
-            Found::Gone => LocalRow::Gone,
+            Found::Gone if holds(Rule::DeletionKept) => LocalRow::Gone,
+            Found::Gone => LocalRow::Different,
             Found::Row(task) if task.hash == hash => LocalRow::Same,
             Found::Row(_) | Found::Unfit(_) => LocalRow::Different,
         };
@@ -507,6 +509,9 @@ impl Applier<'_> {
         record: &impl serde::Serialize,
         stamp: Stamp,
     ) -> Result<(), ApplyError> {
+        if !holds(Rule::Held) {
+            return Ok(());
+        }
         let body = rendered(record)?;
         // Of several versions the newest is the one to apply.
         self.tx
@@ -526,6 +531,9 @@ impl Applier<'_> {
     }
 
     fn wait_for_ends(&self, record: &LinkRecord, stamp: Stamp) -> rusqlite::Result<()> {
+        if !holds(Rule::WaitingLinks) {
+            return Ok(());
+        }
         let (task, hash) = (
             record.task_id.to_ascii_lowercase(),
             record.message.content_hash.as_bytes(),

@@ -6,6 +6,7 @@ pub mod outcome;
 
 use std::error::Error as _;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -35,7 +36,7 @@ const UPLINK_MIN_BYTES_PER_SEC: u64 = 8 * 1024;
 
 /// Between two pieces of an answer, and of the event stream, whose server sends a keep-alive every 15 s: three
 /// missed ones mean a half-open connection.
-const SILENCE_TIMEOUT: Duration = Duration::from_secs(45);
+const SILENCE_LIMIT: Duration = Duration::from_secs(45);
 
 /// Largest answer that is read: a page of one row of every limit, each byte escaped as badly as JSON can, and as much
 /// again. What is larger is no coditect server's.
@@ -48,6 +49,7 @@ pub struct Client {
     server: Url,
     authorization: HeaderValue,
     device: DeviceId,
+    silence_limit: Duration,
 }
 
 /// The answer of `Client::account`, with what else `doctor` reads from it.
@@ -68,7 +70,7 @@ impl Client {
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("coditect-sync/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_keepalive(SILENCE_TIMEOUT)
+            .tcp_keepalive(SILENCE_LIMIT)
             // The server redirects nobody; a captive portal does, and must not be followed with the user's rows.
             .redirect(reqwest::redirect::Policy::none());
         if is_loopback(server) {
@@ -85,6 +87,7 @@ impl Client {
             server: server.clone(),
             authorization,
             device,
+            silence_limit: SILENCE_LIMIT,
         })
     }
 
@@ -92,6 +95,14 @@ impl Client {
     pub fn with_device(&self, device: DeviceId) -> Client {
         Client {
             device,
+            ..self.clone()
+        }
+    }
+
+    /// The same access with another patience towards a connection on which nothing comes.
+    pub fn with_silence_limit(&self, silence_limit: Duration) -> Client {
+        Client {
+            silence_limit,
             ..self.clone()
         }
     }
@@ -109,7 +120,7 @@ impl Client {
     pub async fn probe(&self) -> Result<Probe, Failure> {
         let response = self.send(self.request(Method::GET, "account"), 0).await?;
         let date = text_of(response.headers(), DATE).map(str::to_owned);
-        let account = read(response).await?;
+        let account = self.read(response).await?;
         Ok(Probe { account, date })
     }
 
@@ -142,7 +153,7 @@ impl Client {
             .request(Method::GET, "context/events")
             .header(ACCEPT, "text/event-stream");
         match self.send(request, 0).await {
-            Ok(response) => follow(response, on_head).await,
+            Ok(response) => self.follow(response, on_head).await,
             Err(failure) => failure,
         }
     }
@@ -161,7 +172,7 @@ impl Client {
         body_bytes: u64,
     ) -> Result<T, Problem> {
         let response = self.send(request, body_bytes).await.map_err(Problem::Failed)?;
-        read(response).await
+        self.read(response).await
     }
 
     /// Until the head of the answer is here.
@@ -172,6 +183,79 @@ impl Client {
             Err(_) => Err(Failure::Unreachable {
                 reason: format!("no answer within {} s", limit.as_secs()),
             }),
+        }
+    }
+
+    async fn read<T: DeserializeOwned>(&self, mut response: Response) -> Result<T, Problem> {
+        let body = self.read_body(&mut response).await.map_err(Problem::Failed)?;
+        let headers = response.headers();
+        interpret(&Answer {
+            status: response.status().as_u16(),
+            content_type: text_of(headers, CONTENT_TYPE),
+            retry_after: text_of(headers, RETRY_AFTER),
+            location: text_of(headers, LOCATION),
+            body: &body,
+        })
+    }
+
+    async fn read_body(&self, response: &mut Response) -> Result<Vec<u8>, Failure> {
+        let mut body = Vec::new();
+        while let Some(piece) = self.next_piece(response).await? {
+            if body.len() + piece.len() > ANSWER_MAX_BYTES {
+                let reason = format!("the answer is longer than {ANSWER_MAX_BYTES} bytes");
+                return Err(Failure::Unreachable { reason });
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body)
+    }
+
+    async fn next_piece(
+        &self,
+        response: &mut Response,
+    ) -> Result<Option<impl Deref<Target = [u8]> + use<>>, Failure> {
+        match tokio::time::timeout(self.silence_limit, response.chunk()).await {
+            Ok(piece) => piece.map_err(unreachable),
+            Err(_) => Err(Failure::Unreachable {
+                reason: format!(
+                    "the connection is silent for {} s",
+                    self.silence_limit.as_secs_f64()
+                ),
+            }),
+        }
+    }
+
+    async fn follow(&self, mut response: Response, on_head: &mut (dyn FnMut(i64) + Send)) -> Failure {
+        let is_stream = text_of(response.headers(), CONTENT_TYPE)
+            .is_some_and(|kind| kind.starts_with("text/event-stream"));
+        if response.status() != reqwest::StatusCode::OK || !is_stream {
+            return match self.read::<serde_json::Value>(response).await {
+                Ok(_) => Failure::Unreachable {
+                    reason: "answered something else than an event stream".into(),
+                },
+                Err(problem) => problem.into(),
+            };
+        }
+        let mut reader = EventReader::default();
+        loop {
+            match self.next_piece(&mut response).await {
+                Ok(Some(piece)) => {
+                    for event in reader.feed(&piece) {
+                        // Other events are those of a newer server.
+                        if event.name == "head"
+                            && let Ok(head) = serde_json::from_str::<HeadEvent>(&event.data)
+                        {
+                            on_head(head.cursor);
+                        }
+                    }
+                }
+                Ok(None) => {
+                    return Failure::Unreachable {
+                        reason: "the event stream ended".into(),
+                    };
+                }
+                Err(failure) => return failure,
+            }
         }
     }
 }
@@ -186,77 +270,8 @@ pub fn is_loopback(server: &Url) -> bool {
     }
 }
 
-async fn read<T: DeserializeOwned>(mut response: Response) -> Result<T, Problem> {
-    let body = read_body(&mut response).await.map_err(Problem::Failed)?;
-    let headers = response.headers();
-    interpret(&Answer {
-        status: response.status().as_u16(),
-        content_type: text_of(headers, CONTENT_TYPE),
-        retry_after: text_of(headers, RETRY_AFTER),
-        location: text_of(headers, LOCATION),
-        body: &body,
-    })
-}
-
 fn text_of(headers: &HeaderMap, name: reqwest::header::HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
-}
-
-async fn read_body(response: &mut Response) -> Result<Vec<u8>, Failure> {
-    let mut body = Vec::new();
-    while let Some(piece) = next_piece(response).await? {
-        if body.len() + piece.len() > ANSWER_MAX_BYTES {
-            let reason = format!("the answer is longer than {ANSWER_MAX_BYTES} bytes");
-            return Err(Failure::Unreachable { reason });
-        }
-        body.extend_from_slice(&piece);
-    }
-    Ok(body)
-}
-
-async fn next_piece(
-    response: &mut Response,
-) -> Result<Option<impl AsRef<[u8]> + std::ops::Deref<Target = [u8]> + use<>>, Failure> {
-    match tokio::time::timeout(SILENCE_TIMEOUT, response.chunk()).await {
-        Ok(piece) => piece.map_err(unreachable),
-        Err(_) => Err(Failure::Unreachable {
-            reason: format!("the connection is silent for {} s", SILENCE_TIMEOUT.as_secs()),
-        }),
-    }
-}
-
-async fn follow(mut response: Response, on_head: &mut (dyn FnMut(i64) + Send)) -> Failure {
-    let is_stream =
-        text_of(response.headers(), CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/event-stream"));
-    if response.status() != reqwest::StatusCode::OK || !is_stream {
-        return match read::<serde_json::Value>(response).await {
-            Ok(_) => Failure::Unreachable {
-                reason: "answered something else than an event stream".into(),
-            },
-            Err(problem) => problem.into(),
-        };
-    }
-    let mut reader = EventReader::default();
-    loop {
-        match next_piece(&mut response).await {
-            Ok(Some(piece)) => {
-                for event in reader.feed(&piece) {
-                    // Other events are those of a newer server.
-                    if event.name == "head"
-                        && let Ok(head) = serde_json::from_str::<HeadEvent>(&event.data)
-                    {
-                        on_head(head.cursor);
-                    }
-                }
-            }
-            Ok(None) => {
-                return Failure::Unreachable {
-                    reason: "the event stream ended".into(),
-                };
-            }
-            Err(failure) => return failure,
-        }
-    }
 }
 
 /// The innermost cause says what happened (`connection refused`), the outer ones only in what.

@@ -2,13 +2,16 @@
 
 mod daemon;
 mod doctor;
+mod ingest;
 mod login;
 mod logout;
 mod paths;
 mod pause;
 mod quarantine;
+mod run;
 mod status;
 mod sync;
+mod verify;
 
 use std::future::Future;
 
@@ -22,13 +25,16 @@ use crate::output::Fault;
 
 pub(crate) fn run(command: Command, setup: Setup) -> Result<(), Fault> {
     match command {
+        Command::Run => run::run(setup),
         Command::Login(args) => block_on(login::run(&args, &setup)),
         Command::Logout => block_on(logout::run(&setup)),
         Command::Status(args) => block_on(status::run(&args, &setup)),
         Command::Sync(args) => block_on(sync::run(&args, &setup)),
         Command::Pause => block_on(pause::pause(&setup)),
         Command::Resume => block_on(pause::resume(&setup)),
+        Command::Ingest(args) => ingest::run(args, &setup),
         Command::Quarantine(args) => quarantine::run(&args, &setup),
+        Command::Verify(args) => block_on(verify::run(args.json, &setup)),
         Command::Doctor(args) => block_on(doctor::run(args.json, &setup)),
         Command::Paths(args) => paths::run(args.json, &setup),
     }

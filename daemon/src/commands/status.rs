@@ -55,8 +55,10 @@ fn without_daemon(setup: &Setup) -> String {
         Ok(None) => "none: nobody is logged in".into(),
         Err(error) => format!("not known: {error:#}"),
     };
-    format!(
-        "the daemon is not running; changes of the file are queued in it until it does\n\n  account   {account}\n  file      {}\n",
-        setup.paths.context_db.display()
-    )
+    let path = &setup.paths.context_db;
+    let file = match path.exists() {
+        true => format!("{}; what is written meanwhile waits in it", path.display()),
+        false => format!("{}, not there yet", path.display()),
+    };
+    format!("the daemon is not running\n\n  account   {account}\n  file      {file}\n")
 }

@@ -18,9 +18,12 @@ mod context_db;
 mod fields;
 mod find;
 mod follow;
+mod pieces;
 mod record;
 mod report;
+mod task_table;
 mod tasks;
+mod todo;
 mod transcript;
 mod values;
 
@@ -54,3 +57,8 @@ pub fn ingest(options: Options<'_>) -> anyhow::Result<Report> {
     let mut follower = Follower::open(options.context_db, options.paths.to_vec())?;
     follower.read_once(options.progress)
 }
+
+#[cfg(test)]
+mod task_tests;
+#[cfg(test)]
+mod tests;

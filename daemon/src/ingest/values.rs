@@ -7,7 +7,7 @@
 //! next place from which a whole record parses; what was passed over is reported with its offset. A value may also
 //! spread over several lines, if it was broken between two tokens.
 //!
-//! Memory is bounded by the largest record, [`RECORD_MAX_BYTES`].
+//! Memory is bounded by the largest record that is read.
 
 use std::borrow::Cow;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -15,13 +15,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use serde_json::value::RawValue;
 
 use super::fields;
-
-/// Largest record that is read; a longer one is reported as damaged. The largest seen in real transcripts has 1 MB, a
-/// pasted picture can bring one to several. It bounds the memory of ingest, which holds a record about three times.
-pub(super) const RECORD_MAX_BYTES: usize = 16 << 20;
-
-/// How much is read from the file at once: enough to make system calls cheap, too little to matter for memory.
-const READ_BYTES: usize = 256 << 10;
+use super::pieces::Pieces;
 
 /// How often reading may start anew in one piece without success. Each start can scan the rest of the piece, so
 /// without this a piece of nothing but `{"` would take quadratic time.
@@ -256,174 +250,169 @@ impl Nuls {
     }
 }
 
-/// A window on a file that moves from piece to piece.
-struct Pieces<'f, F> {
-    file: &'f mut F,
-    bytes: Vec<u8>,
-    /// Where `bytes` begins in the file.
-    base: u64,
-    /// The current piece, in `bytes`, and the byte behind it; None at the end of the file.
-    start: usize,
-    end: usize,
-    delimiter: Option<u8>,
-    /// Bytes of the current piece that were dropped, because it is too long.
-    lost: u64,
-    begun: bool,
-}
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
 
-impl<'f, F> Pieces<'f, F> {
-    fn new(file: &'f mut F, base: u64) -> Self {
-        Pieces {
-            file,
-            bytes: Vec::new(),
-            base,
-            start: 0,
-            end: 0,
-            delimiter: None,
-            lost: 0,
-            begun: false,
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Default, PartialEq)]
+    struct Read {
+        values: Vec<String>,
+        damage: Vec<(u64, u64, &'static str)>,
+        offset: u64,
+        unfinished: u64,
+    }
+
+    fn read(bytes: &[u8]) -> Read {
+        read_from(&mut Cursor::new(bytes), 0)
+    }
+
+    fn read_from(file: &mut (impl io::Read + Seek), from: u64) -> Read {
+        let mut read = Read::default();
+        let end = read_values(file, from, |piece| -> Result<(), ()> {
+            match piece {
+                Piece::Value { json, .. } => read.values.push(json.to_owned()),
+                Piece::Damage(damage) => read.damage.push((damage.offset, damage.bytes, damage.reason)),
+            }
+            Ok(())
+        })
+        .unwrap();
+        (read.offset, read.unfinished) = (end.offset, end.unfinished);
+        read
+    }
+
+    const A: &str = r#"{"type":"user","sessionId":"s","message":{"content":"a {\"b\":1} é"}}"#;
+    const B: &str = r#"{"type":"user","sessionId":"s","message":{"content":[{"type":"text","text":"b"}]}}"#;
+
+    #[test]
+    fn records_are_read_one_a_line_two_on_a_line_and_over_several_lines() {
+        let spread = "{\n  \"type\": \"user\",\n  \"list\": [\n    1\n  ]\n}";
+        let text = format!("\u{feff}{A}\r\n\n{A}{B}\n{spread}\n{B}");
+        let read = read(text.as_bytes());
+        assert_eq!(read.values, [A, A, B, spread, B]);
+        assert_eq!((read.damage.as_slice(), read.unfinished), ([].as_slice(), 0));
+        assert_eq!(read.offset, text.len() as u64);
+    }
+
+    #[test]
+    fn a_record_cut_off_by_another_is_damage_and_the_other_is_read() {
+        for cut in 1..A.len() {
+            if !A.is_char_boundary(cut) {
+                continue;
+            }
+            let text = format!("{B}\n{}{B}\n{B}\n", &A[..cut]);
+            let read = read(text.as_bytes());
+            assert_eq!(
+                read.values.iter().filter(|value| *value == B).count(),
+                3,
+                "cut at {cut}"
+            );
+            let damaged: u64 = read.damage.iter().map(|damage| damage.1).sum();
+            assert_eq!(damaged, cut as u64, "cut at {cut}: {:?}", read.damage);
         }
     }
 
-    fn piece(&self) -> &[u8] {
-        &self.bytes[self.start..self.end]
-    }
-
-    fn offset(&self) -> u64 {
-        self.base + self.start as u64
-    }
-
-    fn is_blank(&self) -> bool {
-        self.lost == 0 && self.piece().iter().all(u8::is_ascii_whitespace)
-    }
-}
-
-impl<F: Read> Pieces<'_, F> {
-    /// Moves to the next piece; false at the end of the file.
-    fn next(&mut self) -> io::Result<bool> {
-        if self.begun && self.delimiter.is_none() {
-            self.start = self.end;
-            return Ok(false);
-        }
-        self.start = self.end + usize::from(self.begun);
-        self.begun = true;
-        self.lost = 0;
-        if self.bytes.capacity() > RECORD_MAX_BYTES / 4 && self.bytes.len() - self.start <= READ_BYTES {
-            self.forget_what_was_read();
-            self.bytes.shrink_to(READ_BYTES);
-        }
-        self.find_end(self.start)?;
-        Ok(true)
-    }
-
-    /// Lengthens the piece by the following lines, as long as they continue a value that is broken between two tokens. A
-    /// line that begins like a record is one, and continues nothing. True if the value is closed then.
-    fn join_lines(&mut self) -> io::Result<bool> {
-        let mut nesting = Nesting::default();
-        nesting.follow(self.piece());
-        let mut joined = false;
-        while nesting.is_open() && self.delimiter == Some(b'\n') && self.piece().len() < RECORD_MAX_BYTES {
-            let before = self.piece().len();
-            if self.next_line_begins_like_a_record()? {
-                return Ok(false);
-            }
-            self.find_end(self.end + 1)?;
-            if self.lost > 0 {
-                return Ok(false);
-            }
-            nesting.follow(&self.piece()[before..]);
-            joined = true;
-        }
-        Ok(joined && !nesting.is_open())
-    }
-
-    fn next_line_begins_like_a_record(&mut self) -> io::Result<bool> {
-        while self.bytes.len() < self.end + 3 {
-            if self.read_more()? == 0 {
-                return Ok(false);
-            }
-        }
-        Ok(self.bytes[self.end + 1..].starts_with(b"{\""))
-    }
-
-    /// Looks for the end of the piece from a place in `bytes` on.
-    fn find_end(&mut self, mut from: usize) -> io::Result<()> {
-        loop {
-            if let Some(found) = memchr::memchr2(b'\n', 0, &self.bytes[from..]) {
-                self.end = from + found;
-                self.delimiter = Some(self.bytes[self.end]);
-                return Ok(());
-            }
-            from = self.bytes.len();
-            if from - self.start > RECORD_MAX_BYTES {
-                self.lost += (from - self.start) as u64;
-                self.start = from;
-            }
-            let forgotten = self.forget_what_was_read();
-            from -= forgotten;
-            if self.read_more()? == 0 {
-                self.end = self.bytes.len();
-                self.delimiter = None;
-                return Ok(());
-            }
+    #[test]
+    fn a_record_without_its_end_does_not_swallow_the_next_line() {
+        for cut in 1..A.len() {
+            let mut bytes = A.as_bytes()[..cut].to_vec();
+            bytes.extend(format!("\n{B}\n").as_bytes());
+            let read = read(&bytes);
+            assert_eq!(read.values, [B], "cut at {cut}");
+            assert!(read.damage.iter().any(|damage| damage.0 == 0), "cut at {cut}");
         }
     }
 
-    fn read_more(&mut self) -> io::Result<usize> {
-        let had = self.bytes.len();
-        self.bytes.resize(had + READ_BYTES, 0);
-        loop {
-            match self.file.read(&mut self.bytes[had..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-                Ok(read) => {
-                    self.bytes.truncate(had + read);
-                    return Ok(read);
-                }
-            }
+    #[test]
+    fn a_run_of_nul_bytes_is_one_damage_and_hides_nothing() {
+        let text = format!("{A}\n\0\0\0{B}\0\0\n{A}\n");
+        let read = read(text.as_bytes());
+        assert_eq!(read.values, [A, B, A]);
+        let first = A.len() as u64 + 1;
+        let second = first + 3 + B.len() as u64;
+        assert_eq!(read.damage, [(first, 3, "NUL bytes"), (second, 2, "NUL bytes")]);
+    }
+
+    #[test]
+    fn an_unfinished_last_record_is_where_the_next_reading_begins() {
+        let whole = format!("{A}\n{B}{A}\n");
+        for cut in 0..whole.len() {
+            let first = read(&whole.as_bytes()[..cut]);
+            let second = read_from(&mut Cursor::new(whole.as_bytes()), first.offset);
+            let values = [first.values, second.values].concat();
+            assert_eq!(values, [A, B, A], "cut at {cut}");
+            assert_eq!((first.damage, second.damage), (vec![], vec![]), "cut at {cut}");
         }
     }
 
-    /// Drops what lies before the piece and gives its length. `end` is found anew afterwards.
-    fn forget_what_was_read(&mut self) -> usize {
-        let forgotten = self.start;
-        self.bytes.drain(..forgotten);
-        self.base += forgotten as u64;
-        self.start = 0;
-        forgotten
+    #[test]
+    fn a_line_of_nothing_but_beginnings_is_given_up_soon() {
+        let text = format!("{}\n{A}\n", "{\"a".repeat(300_000));
+        assert_eq!(read(text.as_bytes()).values, [A]);
     }
-}
 
-/// Whether a text of JSON ends inside an object or array, between two tokens.
-#[derive(Default)]
-struct Nesting {
-    depth: i64,
-    in_string: bool,
-    escaped: bool,
-}
+    /// Gives a few bytes at a time, as a pipe or a busy file system may.
+    struct Trickle<'a>(Cursor<&'a [u8]>, usize);
 
-impl Nesting {
-    fn follow(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            if self.in_string {
-                match byte {
-                    _ if self.escaped => self.escaped = false,
-                    b'\\' => self.escaped = true,
-                    b'"' => self.in_string = false,
-                    _ => {}
-                }
-            } else {
-                match byte {
-                    b'"' => self.in_string = true,
-                    b'{' | b'[' => self.depth += 1,
-                    b'}' | b']' => self.depth -= 1,
-                    _ => {}
-                }
-            }
+    impl io::Read for Trickle<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let most = self.1.min(buffer.len());
+            self.0.read(&mut buffer[..most])
         }
     }
 
-    fn is_open(&self) -> bool {
-        self.depth > 0 && !self.in_string
+    impl Seek for Trickle<'_> {
+        fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+            self.0.seek(to)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_damage_inside_leaves_the_records_around_it_whole(
+            damage in prop::collection::vec(any::<u8>(), 0..200),
+            before in 0_usize..5,
+            after in 0_usize..5,
+        ) {
+            let mut bytes = format!("{A}\n").repeat(before).into_bytes();
+            bytes.extend(&damage);
+            bytes.extend(format!("\n{B}\n").repeat(after.max(1)).as_bytes());
+            let read = read(&bytes);
+            prop_assert!(read.values[..before].iter().all(|value| value == A));
+            let last = read.values.len() - after.max(1);
+            prop_assert!(read.values[last..].iter().all(|value| value == B));
+        }
+
+        #[test]
+        fn a_splice_of_records_at_any_place_never_panics_and_keeps_other_lines(
+            cut in 0_usize..60, from in 0_usize..60, overwrite in any::<Option<u8>>(),
+        ) {
+            let mut middle = A.as_bytes()[..cut].to_vec();
+            middle.extend(overwrite);
+            middle.extend(&B.as_bytes()[from..]);
+            let mut bytes = format!("{A}\n").into_bytes();
+            bytes.extend(&middle);
+            bytes.extend(format!("\n{A}\n").as_bytes());
+            let read = read(&bytes);
+            prop_assert_eq!(read.values.first().map(String::as_str), Some(A));
+            prop_assert_eq!(read.values.last().map(String::as_str), Some(A));
+        }
+
+        #[test]
+        fn the_pieces_are_the_same_however_the_file_is_read(
+            bytes in prop::collection::vec(
+                prop_oneof![Just(A.as_bytes().to_vec()), Just(b"\n".to_vec()), Just(b"\0".to_vec()), Just(b"{\n".to_vec()),
+                            Just(b"}".to_vec()), prop::collection::vec(any::<u8>(), 0..4)],
+                0..12,
+            ),
+            step in 1_usize..9,
+        ) {
+            let bytes = bytes.concat();
+            let trickled = read_from(&mut Trickle(Cursor::new(&bytes), step), 0);
+            prop_assert_eq!(read(&bytes), trickled);
+        }
     }
 }
