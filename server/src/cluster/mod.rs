@@ -6,6 +6,7 @@
 
 mod find;
 mod folder;
+mod initdb;
 mod postmaster;
 
 use std::path::{Path, PathBuf};
@@ -75,9 +76,10 @@ impl Cluster {
     /// user that PostgreSQL runs as, or the start fails (the text has the end of PostgreSQL's log).
     pub async fn open(data_dir: &DataDir, _held: &Held) -> anyhow::Result<Cluster> {
         let folder = Folder::prepare(data_dir)?;
-        let programs = find::programs(major_of(&folder)?)?;
+        let programs = find::programs(initdb::major_of(&folder)?)?;
+        initdb::remove_drafts(&folder)?;
         if !folder.data().exists() {
-            make(&folder, &programs).await?;
+            initdb::make(&folder, &programs, SUPERUSER).await?;
         }
         let (postmaster, socket, adopted) = run(&folder, &programs).await?;
         let cluster = Cluster {
@@ -339,54 +341,4 @@ fn socket_of(file: &PidFile) -> Option<Socket> {
         folder: file.socket_folder.clone()?,
         port: file.port?,
     })
-}
-
-/// Makes an empty cluster. It appears under its name only when it is whole, since initdb may be killed halfway.
-async fn make(folder: &Folder, programs: &Programs) -> anyhow::Result<()> {
-    let draft = folder.path.join("data.new");
-    if draft.exists() {
-        std::fs::remove_dir_all(&draft).with_context(|| format!("removing {}", draft.display()))?;
-    }
-    tracing::info!(folder = %folder.data().display(), "making a PostgreSQL cluster");
-    let log = postmaster::open_log(folder)?;
-    let mut command = tokio::process::Command::from(folder.command(&programs.bin.join("initdb")));
-    let status = command
-        .arg("-D")
-        .arg(&draft)
-        .args([
-            "-U",
-            SUPERUSER,
-            "--auth-local=trust",
-            "--auth-host=reject",
-            "--no-instructions",
-        ])
-        // Checksums find what a disk silently changed. Locale C compares bytes: the same order on every system, and no
-        // index goes bad with an update of the C library.
-        .args(["--encoding=UTF8", "--locale=C", "--data-checksums"])
-        .stdout(log.try_clone().context("sharing the log file")?)
-        .stderr(log)
-        .status()
-        .await
-        .with_context(|| format!("running {}", programs.bin.join("initdb").display()))?;
-    if !status.success() {
-        bail!("initdb failed ({status}); {}", postmaster::log_tail(folder));
-    }
-    std::fs::rename(&draft, folder.data()).context("giving the new cluster its name")?;
-    std::fs::File::open(&folder.path)
-        .and_then(|file| file.sync_all())
-        .context("syncing the cluster's folder")
-}
-
-/// The major version that made the data; `None` if there is no data yet.
-fn major_of(folder: &Folder) -> anyhow::Result<Option<u32>> {
-    let path: &Path = &folder.data().join("PG_VERSION");
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(
-            text.trim()
-                .parse()
-                .with_context(|| format!("reading {}", path.display()))?,
-        )),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !folder.data().exists() => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
-    }
 }
