@@ -104,24 +104,26 @@ impl ContextDb {
         now: &str,
     ) -> anyhow::Result<(Vec<i64>, u64)> {
         let mut ids = Vec::with_capacity(rows.len());
+        // One short read transaction: each statement alone would lock and unlock the file.
+        let look = self.connection.unchecked_transaction()?;
         for row in rows {
-            ids.push(self.messages.find(&self.connection, row)?);
+            ids.push(self.messages.find(&look, row)?);
         }
+        drop(look);
         let missing: Vec<usize> = (0..rows.len()).filter(|&index| ids[index].is_none()).collect();
         let mut inserted = 0;
         let ContextDb {
             connection, messages, ..
         } = self;
         in_short_transactions(connection, &missing, "messages", |connection, &index| {
-            // Another program may have stored it since we looked.
-            if messages.by_content.is_none()
-                && let Some(id) = messages.find(connection, &rows[index])?
-            {
-                ids[index] = Some(id);
-                return Ok(());
-            }
-            ids[index] = Some(messages.insert(connection, &rows[index], now)?);
-            inserted += 1;
+            ids[index] = match messages.insert(connection, &rows[index], now) {
+                Ok(id) => {
+                    inserted += 1;
+                    Some(id)
+                }
+                // Another program may have stored it since we looked.
+                Err(error) => Some(messages.find(connection, &rows[index])?.ok_or(error)?),
+            };
             Ok(())
         })?;
         let ids = ids
@@ -177,11 +179,13 @@ impl ContextDb {
             })
         };
         let mut missing = Vec::new();
+        let look = connection.unchecked_transaction()?;
         for row in rows {
-            if !exists(connection, row)? {
+            if !exists(&look, row)? {
                 missing.push(row);
             }
         }
+        drop(look);
         let mut inserted = 0;
         in_short_transactions(connection, &missing, "links", |connection, row| {
             if exists(connection, row)? {
@@ -211,7 +215,7 @@ impl MessageTable {
         Ok(rows.and_then(|ids| ids.get(row.repetition as usize)).copied())
     }
 
-    fn insert(&mut self, connection: &Connection, row: &MessageRow, now: &str) -> anyhow::Result<i64> {
+    fn insert(&mut self, connection: &Connection, row: &MessageRow, now: &str) -> rusqlite::Result<i64> {
         let content: &str = &row.content;
         let cells: Vec<Cell<'_>> = vec![
             ("hash", Box::new(row.hash.as_str())),

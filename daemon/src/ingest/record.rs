@@ -87,30 +87,13 @@ pub(super) enum Event<'a> {
 
 /// Reads a record. None if the JSON is no object.
 pub(super) fn read(json: &str) -> Option<Record<'_>> {
-    let [
-        kind,
-        subtype,
-        session,
-        timestamp,
-        cwd,
-        agent,
-        sidechain,
-        uuid,
-        parent,
-    ] = pick(
-        json,
-        [
-            "type",
-            "subtype",
-            "sessionId",
-            "timestamp",
-            "cwd",
-            "agentId",
-            "isSidechain",
-            "uuid",
-            "parentUuid",
-        ],
-    )?;
+    // All at once, since each picking reads the whole text.
+    #[rustfmt::skip]
+    let [kind, subtype, session, timestamp, cwd, agent, sidechain, uuid, parent,
+         message, meta, summarises, denial, details, summary, content, attachment] = pick(json, [
+        "type", "subtype", "sessionId", "timestamp", "cwd", "agentId", "isSidechain", "uuid", "parentUuid",
+        "message", "isMeta", "isCompactSummary", "toolDenialKind", "toolUseResult", "summary", "content", "attachment",
+    ])?;
     let kind = some_text(kind).unwrap_or(Cow::Borrowed("(no type)"));
     let mut record = Record {
         session: some_text(session),
@@ -123,16 +106,18 @@ pub(super) fn read(json: &str) -> Option<Record<'_>> {
         ..Record::default()
     };
     match kind.as_ref() {
-        "user" | "assistant" => read_turn(json, &kind, &mut record),
-        "summary" => {
-            let [summary] = pick(json, ["summary"])?;
-            record.say("system", "summary", some_text(summary));
+        "user" | "assistant" => {
+            let turn = Turn {
+                meta: is_true(meta),
+                summary: is_true(summarises),
+                denied: some_text(denial).is_some_and(|kind| kind.starts_with("user")),
+                details,
+            };
+            read_turn(message, &kind, &turn, &mut record);
         }
-        "system" => {
-            let [content] = pick(json, ["content"])?;
-            record.say("system", "system", some_text(content));
-        }
-        "attachment" => read_attachment(json, &mut record),
+        "summary" => record.say("system", "summary", some_text(summary)),
+        "system" => record.say("system", "system", some_text(content)),
+        "attachment" => read_attachment(attachment, &mut record),
         "tool_use" | "tool_result" => read_block(json, "assistant", &Turn::default(), &mut record),
         _ => {}
     }
@@ -166,30 +151,14 @@ struct Turn<'a> {
     details: Option<&'a str>,
 }
 
-fn read_turn<'a>(json: &'a str, kind: &str, record: &mut Record<'a>) {
-    let names = [
-        "message",
-        "isMeta",
-        "isCompactSummary",
-        "toolDenialKind",
-        "toolUseResult",
-    ];
-    let Some([message, meta, summary, denial, details]) = pick(json, names) else {
-        return;
-    };
-    let turn = Turn {
-        meta: is_true(meta),
-        summary: is_true(summary),
-        denied: some_text(denial).is_some_and(|kind| kind.starts_with("user")),
-        details,
-    };
+fn read_turn<'a>(message: Option<&'a str>, kind: &str, turn: &Turn<'a>, record: &mut Record<'a>) {
     let own_role = if kind == "user" { "user" } else { "assistant" };
     let Some(message) = message else {
         return;
     };
     let Some([role, content]) = pick(message, ["role", "content"]) else {
         // Not an object: at least one old program wrote the bare text.
-        return say_text(some_text(Some(message)), own_role, &turn, record);
+        return say_text(some_text(Some(message)), own_role, turn, record);
     };
     let role = match some_text(role).as_deref() {
         Some("user") => "user",
@@ -197,7 +166,7 @@ fn read_turn<'a>(json: &'a str, kind: &str, record: &mut Record<'a>) {
         Some("system") => "system",
         Some(_) | None => own_role,
     };
-    read_content(content, role, &turn, record);
+    read_content(content, role, turn, record);
 }
 
 /// Content is a text, or a list of blocks and sometimes texts.
@@ -218,11 +187,8 @@ fn read_content<'a>(content: Option<&'a str>, role: &'static str, turn: &Turn<'a
 }
 
 /// A message that the user typed while the assistant worked arrives as an attachment.
-fn read_attachment<'a>(json: &'a str, record: &mut Record<'a>) {
-    let Some([Some(attachment)]) = pick(json, ["attachment"]) else {
-        return;
-    };
-    let Some([kind, prompt]) = pick(attachment, ["type", "prompt"]) else {
+fn read_attachment<'a>(attachment: Option<&'a str>, record: &mut Record<'a>) {
+    let Some([kind, prompt]) = attachment.and_then(|json| pick(json, ["type", "prompt"])) else {
         return;
     };
     let kind = some_text(kind).unwrap_or_default();
@@ -249,76 +215,67 @@ fn say_text<'a>(content: Option<Cow<'a, str>>, role: &'static str, turn: &Turn<'
 }
 
 fn read_block<'a>(json: &'a str, role: &'static str, turn: &Turn<'a>, record: &mut Record<'a>) {
-    let Some([kind]) = pick(json, ["type"]) else {
+    #[rustfmt::skip]
+    let Some([kind, text, thinking, id, name, input, answers, content, is_error, output, source]) = pick(json, [
+        "type", "text", "thinking", "id", "name", "input", "tool_use_id", "content", "is_error", "output", "source",
+    ]) else {
         return record.skipped.push("content/(no object)".to_owned());
     };
     let kind = some_text(kind).unwrap_or_default();
     match kind.as_ref() {
         "thinking" => {
-            let [thinking] = pick(json, ["thinking"]).unwrap_or_default();
             let thinking = some_text(thinking);
             if thinking.is_none() {
                 record.skipped.push("content/thinking without text".to_owned());
             }
             record.say("assistant", "thinking", thinking);
         }
-        "tool_use" | "server_tool_use" | "mcp_tool_use" => read_call(json, record),
-        "image" | "document" => {
-            let source_type = if kind == "image" { "image" } else { "document" };
-            record.say(role, source_type, Some(placeholder(source_type, json)));
+        "tool_use" | "server_tool_use" | "mcp_tool_use" => {
+            let tool = some_text(name).unwrap_or_default();
+            let input = input.unwrap_or("{}");
+            record.said.push(Said {
+                role: "assistant",
+                source_type: "tool_use",
+                content: call_text(&tool, input).into(),
+                event: Event::Call {
+                    id: some_text(id),
+                    tool,
+                    input,
+                },
+            });
         }
-        kind if kind.ends_with("tool_result") => read_result(json, turn, record),
-        kind => {
-            let [content] = pick(json, ["text"]).unwrap_or_default();
-            match some_text(content) {
-                Some(content) => say_text(Some(content), role, turn, record),
-                None => record.skipped.push(format!("content/{kind} without text")),
-            }
+        "image" => record.say(role, "image", Some(placeholder("image", source))),
+        "document" => record.say(role, "document", Some(placeholder("document", source))),
+        kind if kind.ends_with("tool_result") => {
+            let content = content.or(output).map(result_text).unwrap_or_default();
+            let failed = is_true(is_error);
+            let refused = failed && REJECTIONS.iter().any(|words| content.starts_with(words));
+            record.said.push(Said {
+                role: "tool",
+                source_type: "tool_result",
+                content,
+                event: match turn.denied || refused {
+                    true => Event::Rejection,
+                    false => Event::Result {
+                        call: some_text(answers),
+                        failed,
+                        details: turn.details,
+                    },
+                },
+            });
         }
-    }
-}
-
-fn read_call<'a>(json: &'a str, record: &mut Record<'a>) {
-    let [id, tool, input] = pick(json, ["id", "name", "input"]).unwrap_or_default();
-    let tool = some_text(tool).unwrap_or_default();
-    let input = input.unwrap_or("{}");
-    let mut content = tool.to_string();
-    if input != "{}" {
-        content.push('\n');
-        content.push_str(&readable(input));
-    }
-    record.said.push(Said {
-        role: "assistant",
-        source_type: "tool_use",
-        content: content.into(),
-        event: Event::Call {
-            id: some_text(id),
-            tool,
-            input,
+        kind => match some_text(text) {
+            Some(text) => say_text(Some(text), role, turn, record),
+            None => record.skipped.push(format!("content/{kind} without text")),
         },
-    });
+    }
 }
 
-fn read_result<'a>(json: &'a str, turn: &Turn<'a>, record: &mut Record<'a>) {
-    let names = ["tool_use_id", "content", "is_error", "output"];
-    let [call, content, failed, output] = pick(json, names).unwrap_or_default();
-    let content = content.or(output).map(result_text).unwrap_or_default();
-    let failed = is_true(failed);
-    let event = if turn.denied || (failed && REJECTIONS.iter().any(|words| content.starts_with(words))) {
-        Event::Rejection
-    } else {
-        Event::Result {
-            call: some_text(call),
-            failed,
-            details: turn.details,
-        }
-    };
-    record.said.push(Said {
-        role: "tool",
-        source_type: "tool_result",
-        content,
-        event,
-    });
+fn call_text(tool: &str, input: &str) -> String {
+    match input {
+        "{}" => tool.to_owned(),
+        input => format!("{tool}\n{}", readable(input)),
+    }
 }
 
 fn result_text(json: &str) -> Cow<'_, str> {
@@ -344,20 +301,20 @@ fn part_text(json: &str) -> Cow<'_, str> {
     if let Some(text) = text(json) {
         return text;
     }
-    let [kind, words] = pick(json, ["type", "text"]).unwrap_or_default();
+    let [kind, words, source] = pick(json, ["type", "text", "source"]).unwrap_or_default();
     match some_text(kind).as_deref() {
         Some("text") => words.and_then(text).unwrap_or_default(),
-        Some("image") => placeholder("image", json),
-        Some("document") => placeholder("document", json),
+        Some("image") => placeholder("image", source),
+        Some("document") => placeholder("document", source),
         Some(_) | None => readable(json).into(),
     }
 }
 
 /// What stands for a picture or document: enough to recognise it, none of its bytes. A document of text is kept.
-fn placeholder<'a>(what: &str, json: &'a str) -> Cow<'a, str> {
-    let source = pick(json, ["source"]).and_then(|[source]| source).unwrap_or("{}");
-    let [kind, media_type, data, url] =
-        pick(source, ["type", "media_type", "data", "url"]).unwrap_or_default();
+fn placeholder<'a>(what: &str, source: Option<&'a str>) -> Cow<'a, str> {
+    let [kind, media_type, data, url] = source
+        .and_then(|source| pick(source, ["type", "media_type", "data", "url"]))
+        .unwrap_or_default();
     if let (Some("text"), Some(data)) = (some_text(kind).as_deref(), some_text(data)) {
         return data;
     }

@@ -323,7 +323,10 @@ fn ids_depend_on_session_call_and_place_alone() {
     assert_eq!(id("a", "build"), id("a", "build"));
     assert_ne!(id("a", "build"), id("b", "build"));
     // A fixed value: if it changes, every transcript that is ingested again doubles its tasks.
-    assert_eq!(id("a", "build").to_string(), "157d06ae-6860-53bb-a7ec-a81d523fcd0d");
+    assert_eq!(
+        id("a", "build").to_string(),
+        "157d06ae-6860-53bb-a7ec-a81d523fcd0d"
+    );
 }
 
 #[test]
