@@ -334,3 +334,170 @@ fn placeholder<'a>(what: &str, source: Option<&'a str>) -> Cow<'a, str> {
         (None, None) => format!("[{what} {media_type}]").into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Role, source type and content of what a record says.
+    fn said(json: &str) -> Vec<(&'static str, &'static str, String)> {
+        let record = read(json).unwrap();
+        record
+            .said
+            .into_iter()
+            .map(|said| (said.role, said.source_type, said.content.into_owned()))
+            .collect()
+    }
+
+    fn turn(kind: &str, content: &str) -> String {
+        format!(r#"{{"type":"{kind}","message":{{"role":"{kind}","content":{content}}}}}"#)
+    }
+
+    #[test]
+    fn every_part_of_a_turn_is_a_message_of_its_kind() {
+        let blocks = r#"[{"type":"thinking","thinking":"hm"},{"type":"text","text":"let me see"},"bare",
+            {"type":"tool_use","id":"t1","name":"Bash","input":{"command":"echo \"a\"\nls"}}]"#;
+        assert_eq!(
+            said(&turn("assistant", blocks)),
+            [
+                ("assistant", "thinking", "hm".to_owned()),
+                ("assistant", "assistant", "let me see".to_owned()),
+                ("assistant", "assistant", "bare".to_owned()),
+                (
+                    "assistant",
+                    "tool_use",
+                    "Bash\ncommand: echo \"a\"\nls".to_owned()
+                ),
+            ]
+        );
+        assert_eq!(
+            said(&turn("user", r#""hello""#)),
+            [("user", "user", "hello".to_owned())]
+        );
+    }
+
+    #[test]
+    fn a_result_is_its_texts_and_an_empty_one_is_kept() {
+        let result = |content: &str| {
+            let json = turn(
+                "user",
+                &format!(r#"[{{"type":"tool_result","tool_use_id":"t","content":{content}}}]"#),
+            );
+            let (role, source_type, content) = said(&json).remove(0);
+            assert_eq!((role, source_type), ("tool", "tool_result"));
+            content
+        };
+        assert_eq!(result(r#""plain\ntext""#), "plain\ntext");
+        assert_eq!(
+            result(r#"[{"type":"text","text":"a"},{"type":"text","text":"b"}]"#),
+            "a\nb"
+        );
+        assert_eq!(
+            result(r#"[{"type":"tool_reference","tool_name":"x"}]"#),
+            "type: tool_reference\ntool_name: x"
+        );
+        assert_eq!(result("null"), "");
+        assert_eq!(result("[]"), "");
+    }
+
+    #[test]
+    fn a_picture_is_named_and_its_bytes_are_not_kept() {
+        let image =
+            r#"[{"type":"image","source":{"type":"base64","media_type":"image/png","data":"aGVsbG8="}}]"#;
+        let hash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+        let text = format!("[image image/png, 5 bytes, sha256 {hash}]");
+        assert_eq!(said(&turn("user", image)), [("user", "image", text)]);
+        let text_document =
+            r#"[{"type":"document","source":{"type":"text","media_type":"text/plain","data":"all of it"}}]"#;
+        assert_eq!(said(&turn("user", text_document))[0].2, "all of it");
+        let linked = r#"[{"type":"image","source":{"type":"url","url":"https://example.test/a.png"}}]"#;
+        assert_eq!(
+            said(&turn("user", linked))[0].2,
+            "[image of an unknown type, https://example.test/a.png]"
+        );
+    }
+
+    #[test]
+    fn what_the_program_says_is_set_apart_from_what_the_user_says() {
+        let cases = [
+            (
+                r#"{"type":"summary","summary":"all","leafUuid":"x"}"#,
+                ("system", "summary"),
+            ),
+            (
+                r#"{"type":"system","subtype":"info","content":"notice"}"#,
+                ("system", "system"),
+            ),
+            (
+                r#"{"type":"user","isMeta":true,"message":{"content":"caveat"}}"#,
+                ("user", "meta"),
+            ),
+            (
+                r#"{"type":"user","isCompactSummary":true,"message":{"content":"so far"}}"#,
+                ("system", "summary"),
+            ),
+            (r#"{"type":"user","message":"old"}"#, ("user", "user")),
+            (
+                r#"{"type":"attachment","attachment":{"type":"queued_command","prompt":"next"}}"#,
+                ("user", "user"),
+            ),
+            (
+                r#"{"type":"tool_use","name":"bash","input":{}}"#,
+                ("assistant", "tool_use"),
+            ),
+            (
+                r#"{"type":"tool_result","output":"done"}"#,
+                ("tool", "tool_result"),
+            ),
+        ];
+        for (json, expected) in cases {
+            let said = said(json);
+            assert_eq!(said.len(), 1, "{json}");
+            assert_eq!((said[0].0, said[0].1), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn what_holds_no_text_is_named_by_its_kind() {
+        let kind = |json: &str| read(json).unwrap().kind;
+        assert_eq!(
+            kind(r#"{"type":"system","subtype":"turn_duration"}"#),
+            "system/turn_duration"
+        );
+        assert_eq!(
+            kind(r#"{"type":"attachment","attachment":{"type":"file"}}"#),
+            "attachment/file"
+        );
+        assert_eq!(kind("{}"), "(no type)");
+        let record = turn(
+            "assistant",
+            r#"[{"type":"thinking","thinking":"","signature":"x"},{"type":"fallback"},7]"#,
+        );
+        let record = read(&record).unwrap();
+        assert_eq!(record.said, []);
+        assert_eq!(record.skipped.len(), 3);
+    }
+
+    #[test]
+    fn refusals_in_all_their_words_are_told_from_errors() {
+        let event = |more: &str, text: &str, failed: bool| {
+            let content = format!(r#"[{{"type":"tool_result","content":"{text}","is_error":{failed}}}]"#);
+            let json = format!(r#"{{"type":"user"{more},"message":{{"content":{content}}}}}"#);
+            matches!(read(&json).unwrap().said[0].event, Event::Rejection)
+        };
+        assert!(event(
+            "",
+            "The user doesn't want to proceed with this tool use. The",
+            true
+        ));
+        assert!(event("", "[Request interrupted by user for tool use]", true));
+        assert!(event(r#","toolDenialKind":"user-rejected""#, "no", true));
+        assert!(!event(r#","toolDenialKind":"hook""#, "no", true));
+        assert!(!event(
+            "",
+            "The user doesn't want to proceed with this tool use, says the file",
+            false
+        ));
+        assert!(!event("", "Exit code 1", true));
+    }
+}

@@ -201,8 +201,9 @@ fn skip_blanks(text: &str, at: usize) -> usize {
 }
 
 /// The place in the bytes that a place in their mended text stands for.
-fn place_before_mending(bytes: &[u8], text: &Cow<'_, str>, place: usize) -> usize {
-    if matches!(text, Cow::Borrowed(_)) {
+fn place_before_mending(bytes: &[u8], text: &str, place: usize) -> usize {
+    // A text that needed no mending is the bytes themselves.
+    if std::ptr::eq(bytes, text.as_bytes()) {
         return place;
     }
     let (mut before, mut after) = (0, 0);
