@@ -1,5 +1,10 @@
 //! End-to-end tests, a module a behaviour. They need both programs built: `cargo build --bins` first.
 
+mod server_bad_input;
+mod server_events;
+mod server_isolation;
+mod server_order;
+mod server_pull;
 mod server_push;
 mod server_versions;
 mod support;
