@@ -176,6 +176,19 @@ pub struct Setup {
     pub config: Config,
 }
 
+impl Setup {
+    /// A command to type, for the same home as this one.
+    pub fn command(&self, words: &str) -> String {
+        match &self.paths.home {
+            Some(home) => format!(
+                "coditect-sync --home {} {words}",
+                quoted(&home.display().to_string())
+            ),
+            None => format!("coditect-sync {words}"),
+        }
+    }
+}
+
 /// Runs the program named by the process's arguments.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -219,6 +232,15 @@ fn start_logging(command: &Command) {
         .init();
 }
 
+/// As a shell takes it for one word.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
+    match word.chars().all(plain) && !word.is_empty() {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
 /// `500ms`, `30s`, `5m`, `1h30m`; a bare number means seconds.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let span: jiff::SignedDuration = match text.parse::<u32>() {
@@ -253,6 +275,13 @@ mod tests {
             let cli = Cli::try_parse_from(args).unwrap();
             assert_eq!(cli.place.home, Some(PathBuf::from("/h")));
         }
+    }
+
+    #[test]
+    fn a_home_with_spaces_can_be_pasted() {
+        assert_eq!(quoted("/tmp/h-1"), "/tmp/h-1");
+        assert_eq!(quoted("/my home"), "'/my home'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
     }
 
     #[test]

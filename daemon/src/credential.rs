@@ -177,14 +177,16 @@ fn ask_keyring<T>(
     })
 }
 
-/// Only variants that carry no stored bytes are rendered with their details.
+/// The platform's own words where there are some: "Platform failure" in front of them says nothing.
 fn describe(error: &keyring::Error) -> String {
-    match error {
-        keyring::Error::PlatformFailure(source) | keyring::Error::NoStorageAccess(source) => {
-            source.to_string()
-        }
-        other => format!("{other}"),
+    if let keyring::Error::PlatformFailure(source) | keyring::Error::NoStorageAccess(source) = error {
+        return source.to_string();
     }
+    if let keyring::Error::BadDataFormat(..) = error {
+        // Its text may hold what was stored.
+        return "the stored secret is damaged".into();
+    }
+    error.to_string()
 }
 
 #[derive(Serialize, Deserialize)]

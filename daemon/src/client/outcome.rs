@@ -90,7 +90,7 @@ pub struct Answer<'a> {
 /// An answer that is no result. The first five are said by the sync's own routes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Problem {
-    Conflict(PushConflict),
+    Conflict(Box<PushConflict>),
     Gap,
     Stale,
     EpochMismatch { epoch: i64 },
@@ -249,7 +249,7 @@ impl From<Result<PushAnswer, Problem>> for PushOutcome {
     fn from(result: Result<PushAnswer, Problem>) -> PushOutcome {
         match result {
             Ok(answer) => PushOutcome::Answer(answer),
-            Err(Problem::Conflict(conflict)) => PushOutcome::Conflict(conflict),
+            Err(Problem::Conflict(conflict)) => PushOutcome::Conflict(*conflict),
             Err(Problem::Gap) => PushOutcome::Gap,
             Err(Problem::Stale) => PushOutcome::Stale,
             Err(Problem::EpochMismatch { epoch }) => PushOutcome::EpochMismatch { epoch },

@@ -39,13 +39,10 @@ impl Daemon {
             .tls_certs_only([])
             .build()
             .context("setting up the status socket's client")?;
-        let home = match &setup.paths.home {
-            Some(home) => format!(" --home {}", home.display()),
-            None => String::new(),
-        };
         let absent = format!(
-            "no daemon answers at {}: start it with `coditect-sync{home} run`",
-            setup.paths.socket.display()
+            "no daemon answers at {}: start it with `{}`",
+            setup.paths.socket.display(),
+            setup.command("run")
         );
         Ok(Daemon { http, absent })
     }

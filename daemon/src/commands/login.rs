@@ -30,7 +30,8 @@ pub(super) async fn run(args: &cli::Login, setup: &Setup) -> Result<(), Fault> {
     if !args.token_stdin {
         return Err(Fault::Usage(format!(
             "logging in by browser is not built yet: pipe an access token in, such as\n  \
-             coditect-server token issue --user a@acme.test | coditect-sync login --server {server} --token-stdin"
+             coditect-server token issue --user a@acme.test | {}",
+            setup.command(&format!("login --server {server} --token-stdin"))
         )));
     }
     let token = read_token()?;
@@ -157,10 +158,10 @@ fn report(
         let left = expires_at.duration_since(Timestamp::now());
         text.push_str(&format!("the token is valid for {}\n", age(left)));
     }
-    text.push_str(match running {
-        true => "the daemon goes on with it",
-        false => "next: coditect-sync run",
-    });
+    match running {
+        true => text.push_str("the daemon goes on with it"),
+        false => text.push_str(&format!("next: {}", setup.command("run"))),
+    }
     output::text(&text)
 }
 

@@ -1,11 +1,12 @@
 //! `quarantine`: rows that were refused, why, and another try. Works on the file, with or without a daemon.
 
+use jiff::Timestamp;
 use serde_json::json;
 
 use crate::cli::{Quarantine, Setup};
 use crate::output::{self, Fault};
 use crate::quarantine::{self, Entry};
-use crate::status::counted;
+use crate::status::{age, counted};
 use crate::store::Store;
 
 pub(super) fn run(args: &Quarantine, setup: &Setup) -> Result<(), Fault> {
@@ -28,20 +29,24 @@ fn list(json: bool, setup: &Setup) -> Result<(), Fault> {
     }
     let mut text = String::new();
     for entry in &entries {
-        text.push_str(&line(entry));
+        text.push_str(&line(entry, Timestamp::now()));
     }
     text.push_str("`coditect-sync quarantine retry [ID…]` tries again; a changed row is tried by itself\n");
     output::text(&text)
 }
 
-fn line(entry: &Entry) -> String {
+fn line(entry: &Entry, now: Timestamp) -> String {
     let by = match entry.direction.as_str() {
         "up" => "not sent",
         _ => "not written here",
     };
+    let when = match entry.at.parse::<Timestamp>() {
+        Ok(at) => format!("{} ago", age(now.duration_since(at))),
+        Err(_) => entry.at.clone(),
+    };
     format!(
-        "#{} {} {}, {by}: {} ({}; {})\n",
-        entry.id, entry.table, entry.row, entry.message, entry.code, entry.at
+        "#{} {} {}, {by}: {} ({}; {when})\n",
+        entry.id, entry.table, entry.row, entry.message, entry.code
     )
 }
 

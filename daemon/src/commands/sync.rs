@@ -9,7 +9,7 @@ use serde_json::json;
 use super::daemon::{Daemon, Waited};
 use crate::cli::{self, Setup};
 use crate::output::{self, Fault};
-use crate::status::{State, Status, counted, grouped, next_step};
+use crate::status::{State, Status, counted, grouped};
 
 pub(super) async fn run(args: &cli::Sync, setup: &Setup) -> Result<(), Fault> {
     let daemon = Daemon::of(setup)?;
@@ -25,8 +25,8 @@ pub(super) async fn run(args: &cli::Sync, setup: &Setup) -> Result<(), Fault> {
     let after = daemon.status().await?;
     match waited {
         Waited::Done { cursor } => done(args.json, cursor, &before, &after),
-        Waited::NotPossible { state, reason } => Err(not_possible(state, reason, &after)),
-        Waited::TimedOut => Err(timed_out(args.timeout, &after)),
+        Waited::NotPossible { state, reason } => Err(fault_in(state, reason)),
+        Waited::TimedOut => Err(fault_in(Some(after.state), timed_out(args.timeout, &after))),
     }
 }
 
@@ -84,11 +84,8 @@ fn done(json: bool, cursor: i64, before: &Status, after: &Status) -> Result<(), 
     output::text(&text)
 }
 
-fn not_possible(state: Option<State>, reason: String, after: &Status) -> Fault {
-    let text = match next_step(after) {
-        Some(step) => format!("{reason}; next: {step}"),
-        None => reason,
-    };
+/// By what stands in the way: 4 without a log-in, 3 without a server.
+fn fault_in(state: Option<State>, text: String) -> Fault {
     match state {
         Some(State::NeedsLogin) => Fault::NotLoggedIn(text),
         Some(State::Offline) => Fault::NotReachable(text),
@@ -104,7 +101,7 @@ fn not_possible(state: Option<State>, reason: String, after: &Status) -> Fault {
     }
 }
 
-fn timed_out(limit: Duration, after: &Status) -> Fault {
+fn timed_out(limit: Duration, after: &Status) -> String {
     let mut text = format!("not in sync within {} s; the daemon goes on", limit.as_secs_f64());
     if after.outbox.pending > 0 {
         text.push_str(&format!(
@@ -115,5 +112,5 @@ fn timed_out(limit: Duration, after: &Status) -> Fault {
     if let Some(error) = &after.last_error {
         text.push_str(&format!("; last error: {}", error.message));
     }
-    Fault::failed(text)
+    text
 }

@@ -67,7 +67,7 @@ pub(super) async fn run(json: bool, setup: &Setup) -> Result<(), Fault> {
 }
 
 async fn client(setup: &Setup) -> Result<Client, Fault> {
-    let log_in = "log in first: coditect-sync login --server URL";
+    let log_in = format!("log in first: {}", setup.command("login --server URL"));
     let account = Account::load(&setup.paths.account)?
         .ok_or_else(|| Fault::NotLoggedIn(format!("nobody is logged in; {log_in}")))?;
     let token = load_token(&account, setup)

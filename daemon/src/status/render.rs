@@ -43,7 +43,7 @@ pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -84,11 +84,12 @@ impl Page {
             State::ReadOnly => "the file cannot be written",
             State::Blocked => "blocked",
         };
-        let since = age(now.duration_since(status.since));
-        self.raw(&format!(
-            "{state} for {since}  (coditect-sync {})",
-            status.version
-        ));
+        let span = now.duration_since(status.since);
+        let since = match span.as_secs() {
+            ..2 => "just now".to_owned(),
+            2.. => format!("for {}", age(span)),
+        };
+        self.raw(&format!("{state}, {since}  (coditect-sync {})", status.version));
         self.raw("");
     }
 
@@ -204,6 +205,12 @@ impl Page {
 
     fn verdict(&mut self, status: &Status) {
         match (status.safe_to_power_off, &status.unsafe_reason) {
+            (true, _) if status.outbox.quarantined > 0 => {
+                self.line(
+                    "safe",
+                    "yes, but for what was refused: everything else that was written here is in the cloud",
+                );
+            }
             (true, _) => self.line("safe", "yes: everything that was written here is in the cloud"),
             (false, Some(reason)) => self.line("safe", &format!("no: {reason}")),
             (false, None) => self.line("safe", "no: not everything that was written here is in the cloud"),
@@ -259,7 +266,7 @@ mod tests {
     #[test]
     fn in_sync_reads_at_a_glance() {
         let expected = "\
-in sync for 3 min  (coditect-sync 0.1.0)
+in sync, for 3 min  (coditect-sync 0.1.0)
 
   account   a@acme.test, member of acme, at https://sync.acme.test/
             device d; the token is in the keyring
@@ -332,6 +339,13 @@ in sync for 3 min  (coditect-sync 0.1.0)
         ] {
             assert!(text.contains(expected), "{expected:?} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn p11_a_refused_row_is_not_called_safe() {
+        let mut status = in_sync();
+        status.outbox.quarantined = 1;
+        assert!(render(&status, at(0)).contains("safe      yes, but for what was refused"));
     }
 
     #[test]

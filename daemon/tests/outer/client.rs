@@ -60,17 +60,18 @@ fn client_of(address: SocketAddr) -> Client {
 }
 
 fn reason(failure: Failure) -> String {
-    match failure {
-        Failure::Unreachable { reason } => reason,
-        other => panic!("expected unreachable, got {other:?}"),
-    }
+    let Failure::Unreachable { reason } = failure else {
+        panic!("expected unreachable, got {failure:?}");
+    };
+    reason
 }
 
 async fn pull_failure(client: &Client) -> Failure {
-    match client.pull(&PullQuery::default()).await {
-        PullOutcome::Failed(failure) => failure,
-        other => panic!("expected a failure, got {other:?}"),
-    }
+    let outcome = client.pull(&PullQuery::default()).await;
+    let PullOutcome::Failed(failure) = outcome else {
+        panic!("expected a failure, got {outcome:?}");
+    };
+    failure
 }
 
 #[tokio::test]
@@ -92,10 +93,11 @@ async fn a_request_carries_token_device_and_query() {
         mark: Some("m".into()),
         ..PullQuery::default()
     };
-    match serve(router).await.pull(&query).await {
-        PullOutcome::Page(page) => assert_eq!(page.cursor, 9),
-        other => panic!("{other:?}"),
-    }
+    let outcome = serve(router).await.pull(&query).await;
+    let PullOutcome::Page(page) = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!(page.cursor, 9);
 }
 
 #[tokio::test]
@@ -166,20 +168,14 @@ async fn a_busy_server_says_when_to_come_back() {
             Json(body),
         )
     };
-    match pull_failure(&serve(Router::new().fallback(busy)).await).await {
-        Failure::Busy {
-            status,
-            code,
-            retry_after_ms,
-            ..
-        } => {
-            assert_eq!(
-                (status, code.as_str(), retry_after_ms),
-                (503, "unavailable", Some(2000))
-            );
-        }
-        other => panic!("{other:?}"),
-    }
+    let failure = pull_failure(&serve(Router::new().fallback(busy)).await).await;
+    let expected = Failure::Busy {
+        status: 503,
+        code: "unavailable".into(),
+        message: "no database".into(),
+        retry_after_ms: Some(2000),
+    };
+    assert_eq!(failure, expected);
 }
 
 #[tokio::test]
