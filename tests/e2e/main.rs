@@ -1,5 +1,17 @@
 //! End-to-end tests, a module a behaviour. They need both programs built: `cargo build --bins` first.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "in a test, a value that is not there is the failure to report"
+)]
+
+mod support;
+
+mod platform_admin;
+mod platform_cluster;
+mod platform_http;
+mod platform_tenants;
+
 mod server_bad_input;
 mod server_events;
 mod server_isolation;
@@ -7,9 +19,15 @@ mod server_order;
 mod server_pull;
 mod server_push;
 mod server_versions;
-mod support;
 
-mod platform_admin;
-mod platform_cluster;
-mod platform_http;
-mod platform_tenants;
+mod pair;
+
+mod adoption;
+mod convergence;
+mod crash;
+mod foreign_writer;
+mod ingest;
+mod network;
+mod offline_tasks;
+mod poison;
+mod workstation;

@@ -41,3 +41,9 @@ pub async fn until_within<T: Debug>(
         );
     }
 }
+
+/// Lets a victim live for a random time before it is killed: the one place where time passing is the subject, and
+/// nothing is waited for.
+pub async fn let_live(life: Duration) {
+    let _ = tokio::time::timeout(life, std::future::pending::<()>()).await;
+}

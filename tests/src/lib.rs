@@ -10,5 +10,7 @@ pub mod server;
 pub mod api;
 pub mod contents;
 pub mod daemon;
+pub mod proxy;
+pub mod writer;
 
 pub mod deadline;
