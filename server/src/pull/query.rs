@@ -88,10 +88,7 @@ mod tests {
             .filter_map(|pair| pair.split_once('='))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
-        parse(&pairs).map_err(|error| match error {
-            ApiError::Invalid { field, .. } => field,
-            other => panic!("{other:?}"),
-        })
+        parse(&pairs).map_err(|error| error.details()["field"].as_str().unwrap_or_default().to_owned())
     }
 
     #[test]

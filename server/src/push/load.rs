@@ -13,7 +13,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::Sender;
-use super::plan::{Batch, Key, Known, Missing, StoredLink, StoredMessage, StoredTask};
+use super::plan::{Batch, Key, Known, StoredLink, StoredMessage, StoredTask, missing_occurrences};
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::tenant::TenantTx;
@@ -186,16 +186,9 @@ pub(super) async fn known(scope: &Scope<'_>, head: &Head, batch: &Batch) -> Resu
         stored_tasks(scope, tasks.into_iter().collect()),
         stored_links(scope, batch),
     )?;
-    Ok(known)
-}
-
-/// Adds the occurrences that the plan found missing.
-pub(super) async fn occurrences(
-    scope: &Scope<'_>,
-    missing: Missing,
-    mut known: Known,
-) -> Result<Known, ApiError> {
-    known.occurrences.extend(occurrences_of(scope, missing.0).await?);
+    // Rarely any: of inserts whose key an edited row has taken.
+    let missing = missing_occurrences(batch, &known);
+    known.occurrences.extend(occurrences_of(scope, missing).await?);
     Ok(known)
 }
 

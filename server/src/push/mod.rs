@@ -133,13 +133,8 @@ async fn store(
         }
     }
 
-    let mut known = load::known(&scope, &head, &intake.batch).await?;
-    let plan = loop {
-        match plan::plan(&intake.batch, known) {
-            Ok(plan) => break plan,
-            Err((missing, so_far)) => known = load::occurrences(&scope, missing, so_far).await?,
-        }
-    };
+    let known = load::known(&scope, &head, &intake.batch).await?;
+    let plan = plan::plan(&intake.batch, known);
     let moved = plan.head > head.head;
     let after = if moved {
         history::Head {

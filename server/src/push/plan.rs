@@ -74,8 +74,7 @@ pub struct Known {
     pub messages: HashMap<Origin, StoredMessage>,
     /// Those of the batch's own keys (present hash, sender's occurrence) that some row has.
     pub keys: HashSet<Key>,
-    /// All occurrences that rows have of a text in a session, as key or as origin. Loaded for edits at once, for
-    /// other records when [`plan`] asks.
+    /// All occurrences that rows have of a text in a session, as key or as origin; see [`missing_occurrences`].
     pub occurrences: HashMap<(String, ContentHash), HashSet<u32>>,
     pub tasks: HashMap<Uuid, StoredTask>,
     /// By task and message row.
@@ -181,25 +180,16 @@ pub struct LinkWrite {
     pub replaces: bool,
 }
 
-/// Texts whose occurrences must be loaded before the batch can be decided.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Missing(pub Vec<(String, ContentHash)>);
-
-/// Decides a batch.
-///
-/// # Errors
-/// [`Missing`] if a plain insert found its dedupe key taken by an edited row, so that a free one is needed: load the
-/// occurrences it names, and call again.
-pub fn plan(batch: &Batch, known: Known) -> Result<Plan, (Missing, Known)> {
-    if let Some(missing) = missing_occurrences(batch, &known) {
-        return Err((missing, known));
-    }
-    Ok(Planner::new(known).decide(batch))
+/// Decides a batch. `known` must have the occurrences that [`missing_occurrences`] names.
+pub fn plan(batch: &Batch, known: Known) -> Plan {
+    Planner::new(known).decide(batch)
 }
 
+/// Texts whose occurrences are to be loaded before the batch can be decided.
+///
 /// A text needs its occurrences if a record may have to take another than its sender's: an edit always does; an insert
 /// does if its key is taken, by a stored row or by another record of the batch.
-fn missing_occurrences(batch: &Batch, known: &Known) -> Option<Missing> {
+pub fn missing_occurrences(batch: &Batch, known: &Known) -> Vec<(String, ContentHash)> {
     let mut claimed = HashMap::new();
     let mut missing: Vec<(String, ContentHash)> = Vec::new();
     for claim in &batch.messages {
@@ -225,5 +215,5 @@ fn missing_occurrences(batch: &Batch, known: &Known) -> Option<Missing> {
     }
     missing.sort_unstable();
     missing.dedup();
-    (!missing.is_empty()).then_some(Missing(missing))
+    missing
 }

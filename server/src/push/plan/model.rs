@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::{
-    Batch, Fate, Key, Known, LinkClaim, MessageClaim, Missing, Plan, StoredLink, StoredMessage, StoredTask,
-    TaskClaim, plan,
+    Batch, Fate, Key, Known, LinkClaim, MessageClaim, Plan, StoredLink, StoredMessage, StoredTask, TaskClaim,
+    missing_occurrences, plan,
 };
 
 const EPOCH: i64 = 2;
@@ -213,7 +213,7 @@ impl Store {
         let texts = edits
             .map(|claim| (claim.origin.session_id.clone(), claim.hash))
             .collect();
-        self.add_occurrences(&mut known, Missing(texts));
+        self.add_occurrences(&mut known, texts);
         let tasks = batch
             .tasks
             .iter()
@@ -230,8 +230,8 @@ impl Store {
         known
     }
 
-    fn add_occurrences(&self, known: &mut Known, texts: Missing) {
-        for text in texts.0 {
+    fn add_occurrences(&self, known: &mut Known, texts: Vec<(String, ContentHash)>) {
+        for text in texts {
             let same = |key: &Key| (&key.session_id, &key.content_hash) == (&text.0, &text.1);
             let keys = self
                 .keys()
@@ -421,15 +421,9 @@ proptest! {
             let links: Vec<Fate> = batch.links.iter().map(|claim| model.link(claim)).collect();
 
             let mut known = store.known(batch);
-            let plan = loop {
-                match plan(batch, known) {
-                    Ok(plan) => break plan,
-                    Err((missing, mut so_far)) => {
-                        store.add_occurrences(&mut so_far, missing);
-                        known = so_far;
-                    }
-                }
-            };
+            let missing = missing_occurrences(batch, &known);
+            store.add_occurrences(&mut known, missing);
+            let plan = plan(batch, known);
             prop_assert_eq!(&plan.message_fates, &messages);
             prop_assert_eq!(&plan.task_fates, &tasks);
             prop_assert_eq!(&plan.link_fates, &links);
