@@ -327,9 +327,26 @@ fn in_short_transactions<T>(
             }
             Ok(transaction.commit()?)
         };
-        write().with_context(|| format!("writing {what}"))?;
+        write()
+            .map_err(explain_lock)
+            .with_context(|| format!("writing {what}"))?;
     }
     Ok(())
+}
+
+fn explain_lock(error: anyhow::Error) -> anyhow::Error {
+    let code = error
+        .downcast_ref::<rusqlite::Error>()
+        .and_then(rusqlite::Error::sqlite_error_code);
+    match code {
+        Some(rusqlite::ErrorCode::DatabaseBusy) => {
+            let seconds = BUSY_TIMEOUT.as_secs();
+            error.context(format!(
+                "another program has held the write lock for {seconds} s, try again later"
+            ))
+        }
+        Some(_) | None => error,
+    }
 }
 
 /// Makes the tables that are missing; where all are there nothing is locked.

@@ -1,7 +1,11 @@
 //! Whole ingests: real files into a real context.db.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::types::Value as Cell;
@@ -9,6 +13,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{Follower, Options, Report, ingest};
+
+/// How long a test waits for what must happen; far beyond what it takes on the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A folder of transcripts and a context.db.
 struct Home {
@@ -215,6 +222,27 @@ fn a_half_written_last_line_waits_for_its_end() {
     assert_eq!(follower.catch_up(&mut |_| {}).unwrap().messages.inserted, 1);
     assert_eq!(follower.catch_up(&mut |_| {}).unwrap().files, 0);
     assert_eq!(home.texts(), ["one", "two"]);
+}
+
+#[test]
+fn following_reads_what_is_appended_and_ends_when_told() {
+    let home = Home::new();
+    let path = home.write("s.jsonl", lines(&[said("s", "one")]));
+    let mut follower = Follower::open(&home.db_path(), vec![home.projects()]).unwrap();
+    let stop = AtomicBool::new(false);
+    let (round, rounds) = channel();
+    std::thread::scope(|scope| {
+        let following = scope
+            .spawn(|| follower.follow(&stop, &mut |report| round.send(report.messages.inserted).unwrap()));
+        assert_eq!(rounds.recv_timeout(PATIENCE), Ok(1));
+        let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(lines(&[said("s", "two"), said("s", "three")]).as_bytes())
+            .unwrap();
+        assert_eq!(rounds.recv_timeout(PATIENCE), Ok(2));
+        stop.store(true, Ordering::Relaxed);
+        following.join().unwrap().unwrap();
+    });
+    assert_eq!(home.texts(), ["one", "two", "three"]);
 }
 
 #[test]

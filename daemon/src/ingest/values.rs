@@ -128,9 +128,14 @@ fn parse<F, E>(
     while at < text.len() {
         let next = match first_value(&text[at..]) {
             Ok(json) => {
-                let (json, offset) = (json.get(), offset_of(at));
+                let json = json.get();
+                let offset = offset_of(at);
                 take(Piece::Value { json, offset }).map_err(Stopped::Taker)?;
-                at = skip_blanks(&text, at + json.len());
+                let end = at + json.len();
+                if matches!(text, Cow::Owned(_)) {
+                    report_mending(pieces, offset, offset_of(end), take)?;
+                }
+                at = skip_blanks(&text, end);
                 continue;
             }
             Err(error) => match next_record(&text, at + 1) {
@@ -143,18 +148,25 @@ fn parse<F, E>(
         damage(take, offset_of(at), offset_of(next) - offset_of(at), "no JSON")?;
         at = next;
     }
-    // What is not UTF-8 was replaced. In a record that is not finished yet that may still be half a character.
-    let read = place_before_mending(bytes, &text, at);
-    if let (Cow::Owned(_), Err(error)) = (&text, std::str::from_utf8(&bytes[..read])) {
-        let first = error.valid_up_to();
-        damage(
-            take,
-            pieces.offset() + first as u64,
-            (read - first) as u64,
-            "no UTF-8",
-        )?;
+    Ok((at < text.len()).then(|| place_before_mending(bytes, &text, at)))
+}
+
+/// A value that holds bytes which are no UTF-8 was read with replacements: it is kept, and the place is reported.
+fn report_mending<F, E>(
+    pieces: &Pieces<'_, F>,
+    begin: u64,
+    end: u64,
+    take: &mut impl FnMut(Piece<'_>) -> Result<(), E>,
+) -> Result<(), Stopped<E>> {
+    let place = |offset: u64| (offset - pieces.offset()) as usize;
+    match std::str::from_utf8(&pieces.piece()[place(begin)..place(end)]) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let first = begin + error.valid_up_to() as u64;
+            let bytes = error.error_len().map_or(end - first, |bytes| bytes as u64);
+            damage(take, first, bytes, "no UTF-8")
+        }
     }
-    Ok((at < text.len()).then_some(read))
 }
 
 fn first_value(text: &str) -> serde_json::Result<&RawValue> {
