@@ -54,17 +54,17 @@ async fn malformed_bodies_are_422_as_a_whole_and_name_the_field() {
         (r#"{"epoch": 1, "push_seq": -1}"#, "push_seq"),
         (
             r#"{"epoch": 1, "push_seq": 1, "messages": [{"session_id": "s", "role": "user"}]}"#,
-            "content",
+            "messages[0].content",
         ),
         (
             r#"{"epoch": 1, "push_seq": 1, "tasks": [{"id": "x", "task_id": "1", "description": ""}]}"#,
-            "status",
+            "tasks[0].status",
         ),
         (
             r#"{"epoch": 1, "push_seq": 1, "task_messages": [{"task_id": "x"}]}"#,
-            "message",
+            "task_messages[0].message",
         ),
-        (r#"{"epoch": "one", "push_seq": 1}"#, "body"),
+        (r#"{"epoch": "one", "push_seq": 1}"#, "epoch"),
         (
             r#"{"epoch": 1, "push_seq": 1, "messages": [{"session_id": "s", "role": "user", "content": "\ud800"}]}"#,
             "body",

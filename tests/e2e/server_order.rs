@@ -59,7 +59,7 @@ async fn p3_sixteen_pushers_of_one_tenant_and_a_follower_who_misses_nothing() {
         for push in 0..PUSHES {
             let names = (0..3).map(|n| message(&format!("s{n}"), &format!("{pusher}.{push}.{n}")));
             device.messages(names.collect()).await;
-            if pusher % 4 == 0 {
+            if pusher.is_multiple_of(4) {
                 others
                     .messages(vec![message("s", &format!("{pusher}.{push}"))])
                     .await;
