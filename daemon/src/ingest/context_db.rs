@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use rusqlite::{Connection, OptionalExtension as _, ToSql, TransactionBehavior, params_from_iter};
 
+use super::task::TaskRow;
 use super::task_table::{Found, look_at_task, task_cells, update_task};
-use super::tasks::TaskRow;
 
 const TABLES: &str = include_str!("../../../migrations-sqlite/0001_context.sql");
 

@@ -21,6 +21,7 @@ mod follow;
 mod pieces;
 mod record;
 mod report;
+mod task;
 mod task_table;
 mod tasks;
 mod todo;

@@ -5,7 +5,7 @@ use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, ToSql as _, params_from_iter};
 
 use super::context_db::{Cell, Columns, present};
-use super::tasks::TaskRow;
+use super::task::TaskRow;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::record;
-use super::tasks::{Place, Speaker, Status, TaskRow, Tasks};
+use super::task::{Speaker, Status, TaskRow};
+use super::tasks::{Place, Tasks};
 
 /// What a session's tasks look like after these records, one a minute from 08:00 on, and each message's places.
 fn told(records: &[Value]) -> (Vec<TaskRow>, Vec<Vec<Place>>) {

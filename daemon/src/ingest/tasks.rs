@@ -13,77 +13,21 @@
 //! is the name-based UUID of session, the call that first mentioned it and its place there. A created task is known by
 //! `toolUseResult.task.id` and identified by the call that created it.
 //!
-//! **Life.** `pending`, `in_progress`, `completed`, as the lists say. A task goes back when the list says so: it is
-//! reopened, and completion, outcome and score are taken back. Times are those of the transcript and never run
-//! backwards: of a record that is older than one before it, the later time counts. A task that is completed without having
-//! been seen in progress started when it was completed.
-//!
-//! **Span.** From the call that put the task in progress to the call that completed, dropped or put it back, both
-//! included; several spans if it was reopened. Of its span a task counts all tool results and gets links to all
-//! messages: a subagent's task those of the subagent, a task of the main conversation those of the whole file. A
-//! refused tool call is no result, it and an interruption are a user's correction; refusing a call and thereby stopping
-//! the assistant is one.
-//!
-//! **Outcome**, decided when the task ends, the first that applies:
-//! - `skipped`: it left the list without having been started;
-//! - `error`: results were counted, and none was a success;
-//! - `partial`: it left the list unfinished, or was completed though the last result was an error;
-//! - `success`: it was completed.
-//!
-//! `outcome_score` = (successes - corrections) / results, between 0 and 1, at the end of the task; none without results.
+//! A task's life, span and outcome: [`super::task`].
 
 use std::collections::HashMap;
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::fields::{cut, pick, some_text, text};
+use super::fields::{pick, some_text, text};
 use super::record::{Event, Said};
+use super::task::{Speaker, Status, Task, TaskRow};
 use super::todo::{Item, created_number, status_of, todo_items};
-
-use coditect_shared::limits::{ACTIVE_FORM_MAX_CHARS, TASK_ID_MAX_CHARS};
 
 /// Namespace of the ids of tasks: the name-based UUID of `coditect.task` in the namespace of object identifiers. It must
 /// never change, or every transcript ingested again would double its tasks.
 const NAMESPACE: Uuid = Uuid::from_u128(0x6d87_655e_1757_58ca_a754_9c0a_fccd_502b);
-
-/// A row of `task_tracking`.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct TaskRow {
-    pub(super) id: Uuid,
-    pub(super) task_id: String,
-    pub(super) description: String,
-    pub(super) active_form: Option<String>,
-    pub(super) session_id: String,
-    pub(super) project_id: Option<String>,
-    pub(super) status: Status,
-    pub(super) outcome: Option<&'static str>,
-    pub(super) outcome_score: Option<f64>,
-    pub(super) tool_success_count: u32,
-    pub(super) tool_error_count: u32,
-    pub(super) user_corrections: u32,
-    pub(super) started_at: Option<String>,
-    pub(super) completed_at: Option<String>,
-    /// When anything above last changed, by the transcript's clock.
-    pub(super) updated_at: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Status {
-    Pending,
-    InProgress,
-    Completed,
-}
-
-impl Status {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Status::Pending => "pending",
-            Status::InProgress => "in_progress",
-            Status::Completed => "completed",
-        }
-    }
-}
 
 /// A message's place in the span of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,14 +36,6 @@ pub(super) struct Place {
     pub(super) task: usize,
     /// From 1.
     pub(super) sequence: u32,
-}
-
-/// Who speaks: the main conversation, or a subagent by name or by the record that it began with.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Speaker {
-    Main,
-    Agent(String),
-    Sidechain(u32),
 }
 
 /// All tasks of a session, as one file tells them.
@@ -122,17 +58,6 @@ pub(super) struct Tasks {
     /// Calls of task tools without an id of their own, to tell them apart.
     nameless_calls: u32,
     refused: bool,
-}
-
-#[derive(Debug)]
-struct Task {
-    row: TaskRow,
-    owner: Speaker,
-    /// Of its spans: how many messages they hold, and whether the last counted result was an error.
-    linked: u32,
-    last_failed: bool,
-    ended: bool,
-    changed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -204,8 +129,9 @@ impl Tasks {
                 failed,
                 details,
             } => {
+                let now = self.now();
                 for &task in &concerned {
-                    self.count_result(task, *failed);
+                    self.tasks[task].count_result(*failed, now.clone());
                 }
                 if let Some((maker, input)) = call.as_deref().and_then(|call| self.creating.remove(call))
                     && !failed
@@ -229,13 +155,9 @@ impl Tasks {
             Event::Result { .. } => {}
             Event::Nothing | Event::Call { .. } | Event::Interruption { .. } => self.refused = false,
         }
-        let place = |task: usize| {
-            let row = &mut self.tasks[task];
-            row.linked += 1;
-            Place {
-                task,
-                sequence: row.linked,
-            }
+        let place = |task: usize| Place {
+            task,
+            sequence: self.tasks[task].link(),
         };
         concerned.into_iter().map(place).collect()
     }
@@ -306,7 +228,8 @@ impl Tasks {
         let mut items = Vec::with_capacity(listed.len());
         for (item, task) in listed.into_iter().zip(matched) {
             let task = task.unwrap_or_else(|| self.add(speaker.clone(), call, &item));
-            self.describe(task, Some(&item.content), item.active_form.as_deref());
+            let now = self.now();
+            self.tasks[task].describe(Some(&item.content), item.active_form.as_deref(), now);
             touched.extend(self.set_status(task, item.status));
             if item.status.is_some() {
                 items.push(Listed { task, id: item.id });
@@ -375,36 +298,17 @@ impl Tasks {
             Some(_) | None => subject.into_owned(),
         };
         let task = self.push(owner, format!("{call}\n0"), &number, &whole);
-        self.describe(task, None, some_text(active_form).as_deref());
+        let now = self.now();
+        self.tasks[task].describe(None, some_text(active_form).as_deref(), now);
         self.created.insert(number, task);
     }
 
     fn push(&mut self, owner: Speaker, name: String, task_id: &str, description: &str) -> usize {
         let id = Uuid::new_v5(&NAMESPACE, format!("{}\n{name}", self.session).as_bytes());
-        self.tasks.push(Task {
-            row: TaskRow {
-                id,
-                task_id: cut(task_id, TASK_ID_MAX_CHARS).to_owned(),
-                description: description.to_owned(),
-                active_form: None,
-                session_id: self.session.clone(),
-                project_id: self.project.clone(),
-                status: Status::Pending,
-                outcome: None,
-                outcome_score: None,
-                tool_success_count: 0,
-                tool_error_count: 0,
-                user_corrections: 0,
-                started_at: None,
-                completed_at: None,
-                updated_at: self.now(),
-            },
-            owner,
-            linked: 0,
-            last_failed: false,
-            ended: false,
-            changed: true,
-        });
+        let mut task = Task::new(owner, id, task_id, description, self.now());
+        task.row.session_id.clone_from(&self.session);
+        task.row.project_id.clone_from(&self.project);
+        self.tasks.push(task);
         self.tasks.len() - 1
     }
 
@@ -424,109 +328,33 @@ impl Tasks {
             true => subject.into_owned(),
             false => format!("{subject}\n\n{rest}"),
         };
-        self.describe(task, Some(&whole), some_text(active_form).as_deref());
+        let now = self.now();
+        self.tasks[task].describe(Some(&whole), some_text(active_form).as_deref(), now);
         match some_text(status) {
             Some(status) => self.set_status(task, status_of(&status)).into_iter().collect(),
             None => Vec::new(),
         }
     }
 
-    fn describe(&mut self, task: usize, description: Option<&str>, active_form: Option<&str>) {
-        let row = &self.tasks[task].row;
-        let description = description
-            .filter(|new| *new != row.description)
-            .map(str::to_owned);
-        let active_form = active_form
-            .map(|new| cut(new, ACTIVE_FORM_MAX_CHARS))
-            .filter(|new| row.active_form.as_deref() != Some(*new))
-            .map(str::to_owned);
-        if description.is_none() && active_form.is_none() {
-            return;
-        }
-        let row = self.change(task);
-        if let Some(description) = description {
-            row.description = description;
-        }
-        row.active_form = active_form.or(row.active_form.take());
-    }
-
     /// Moves a task to a status; None drops it from its list. Gives the task if it was completed without a span.
     fn set_status(&mut self, task: usize, status: Option<Status>) -> Option<usize> {
         let now = self.now();
-        let Task { row, ended, .. } = &self.tasks[task];
-        let (before, ended) = (row.status, *ended);
-        if status.map_or(ended, |status| {
-            status == before && (!ended || status == Status::Completed)
-        }) {
+        let before = self.tasks[task].row.status;
+        if !self.tasks[task].set_status(status, now) {
             return None;
-        }
-        let started_before = row.started_at.is_some();
-        let row = self.change(task);
-        row.status = status.unwrap_or(before);
-        row.completed_at = None;
-        row.outcome = None;
-        row.outcome_score = None;
-        match status {
-            Some(Status::Pending) => {}
-            Some(Status::InProgress) => row.started_at = row.started_at.take().or(now),
-            Some(Status::Completed) => {
-                row.started_at = row.started_at.take().or(now.clone());
-                row.completed_at = now;
-            }
-            None => {}
         }
         self.open.retain(|open| *open != task);
         if status == Some(Status::InProgress) {
             self.open.push(task);
         }
-        let over = status.is_none_or(|status| status == Status::Completed);
-        self.tasks[task].ended = over;
-        if over {
-            self.decide(task, started_before);
-        }
         (status == Some(Status::Completed) && before == Status::Pending).then_some(task)
     }
 
-    /// Outcome and score of a task that has just ended.
-    fn decide(&mut self, task: usize, started_before: bool) {
-        let Task { row, last_failed, .. } = &mut self.tasks[task];
-        let results = row.tool_success_count + row.tool_error_count;
-        let completed = row.status == Status::Completed;
-        row.outcome = Some(if !completed && !started_before {
-            "skipped"
-        } else if results > 0 && row.tool_success_count == 0 {
-            "error"
-        } else if !completed || *last_failed {
-            "partial"
-        } else {
-            "success"
-        });
-        let good = f64::from(row.tool_success_count) - f64::from(row.user_corrections);
-        row.outcome_score = (results > 0).then(|| (good / f64::from(results)).clamp(0.0, 1.0));
-    }
-
-    fn count_result(&mut self, task: usize, failed: bool) {
-        self.tasks[task].last_failed = failed;
-        let row = self.change(task);
-        match failed {
-            true => row.tool_error_count += 1,
-            false => row.tool_success_count += 1,
-        }
-    }
-
-    fn correct(&mut self, tasks: &[usize]) {
-        for &task in tasks {
-            self.change(task).user_corrections += 1;
-        }
-    }
-
-    /// The row, to be changed now.
-    fn change(&mut self, task: usize) -> &mut TaskRow {
+    fn correct(&mut self, concerned: &[usize]) {
         let now = self.now();
-        let task = &mut self.tasks[task];
-        task.changed = true;
-        task.row.updated_at = now;
-        &mut task.row
+        for &task in concerned {
+            self.tasks[task].correct(now.clone());
+        }
     }
 
     fn now(&self) -> Option<String> {

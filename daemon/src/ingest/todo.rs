@@ -3,7 +3,7 @@
 use coditect_shared::limits::ACTIVE_FORM_MAX_CHARS;
 
 use super::fields::{cut, items, pick, some_text, text};
-use super::tasks::Status;
+use super::task::Status;
 
 /// An item as a call of TodoWrite gives it.
 #[derive(Debug)]

@@ -18,7 +18,8 @@ use super::fields::cut;
 use super::find::{Source, project_of, unreadable};
 use super::record::{self, Record};
 use super::report::Report;
-use super::tasks::{Speaker, Tasks};
+use super::task::Speaker;
+use super::tasks::Tasks;
 use super::values::{Damage, Piece, Stopped, read_values};
 
 /// Messages are stored in batches of so many rows or so many bytes of text, whichever comes first.
