@@ -49,14 +49,8 @@ pub struct Place {
         value_name = "DIR"
     )]
     pub home: Option<PathBuf>,
-    /// The file to keep in sync [default: config.toml's, else context.db in the data folder]
-    #[arg(
-        long,
-        global = true,
-        env = "CODITECT_CONTEXT_DB",
-        hide_env_values = true,
-        value_name = "FILE"
-    )]
+    /// The file to keep in sync [env: CODITECT_CONTEXT_DB; default: config.toml's, else context.db in the data folder]
+    #[arg(long, global = true, value_name = "FILE")]
     pub context_db: Option<PathBuf>,
 }
 
@@ -206,12 +200,24 @@ pub fn main() -> ExitCode {
 fn set_up(place: &Place) -> Result<Setup, Fault> {
     let failed =
         |error: std::io::Error| Fault::Failed(anyhow::Error::new(error).context("finding the folders"));
-    let paths = Paths::resolve(place.home.as_deref(), &Platform::of_this_machine()?).map_err(failed)?;
+    let home = place.home.clone().or_else(|| from_environment("CODITECT_HOME"));
+    let context_db = place
+        .context_db
+        .clone()
+        .or_else(|| from_environment("CODITECT_CONTEXT_DB"));
+    let paths = Paths::resolve(home.as_deref(), &Platform::of_this_machine()?).map_err(failed)?;
     let config = Config::load(&paths.config).map_err(|error| Fault::Usage(error.to_string()))?;
     let paths = paths
-        .with_context_db(place.context_db.as_deref(), &config)
+        .with_context_db(context_db.as_deref(), &config)
         .map_err(failed)?;
     Ok(Setup { paths, config })
+}
+
+/// An empty variable is as good as none, which is how service managers and shells unset one.
+fn from_environment(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
 }
 
 fn start_logging(command: &Command) {

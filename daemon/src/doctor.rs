@@ -229,9 +229,10 @@ pub fn judge_wal(bytes: u64) -> Finding {
     )
 }
 
-pub fn judge_daemon(status: Option<&Status>, why_not: &str) -> Finding {
+/// `start` is the command that starts it.
+pub fn judge_daemon(status: Option<&Status>, start: &str) -> Finding {
     let Some(status) = status else {
-        return Finding::warning("daemon", why_not, "start it: coditect-sync run");
+        return Finding::warning("daemon", "does not run", format!("start it: {start}"));
     };
     let name = serde_json::to_value(status.state)
         .ok()

@@ -18,9 +18,11 @@ pub(super) async fn run(json: bool, setup: &Setup) -> Result<(), Fault> {
     let mut findings = tokio::task::spawn_blocking(move || doctor::file(&path))
         .await
         .map_err(anyhow::Error::new)?;
+    let start = setup.command("run");
     findings.push(match Daemon::of(setup)?.status().await {
-        Ok(status) => doctor::judge_daemon(Some(&status), ""),
-        Err(fault) => doctor::judge_daemon(None, &fault.to_string()),
+        Ok(status) => doctor::judge_daemon(Some(&status), &start),
+        Err(Fault::NotReachable(_)) => doctor::judge_daemon(None, &start),
+        Err(fault) => Finding::problem("daemon", fault.to_string(), "stop it, and start it again"),
     });
     findings.extend(account(setup).await);
     let bad = findings.iter().any(|finding| finding.level == Level::Problem);
@@ -36,16 +38,16 @@ pub(super) async fn run(json: bool, setup: &Setup) -> Result<(), Fault> {
 
 /// From the account to the server that knows it, as far as it goes.
 async fn account(setup: &Setup) -> Vec<Finding> {
-    const LOG_IN: &str = "coditect-sync login --server URL";
+    let log_in = setup.command("login --server URL");
     let account = match Account::load(&setup.paths.account) {
         Ok(Some(account)) => account,
         Ok(None) => {
             return vec![
-                Finding::warning("account", "nobody is logged in", LOG_IN),
+                Finding::warning("account", "nobody is logged in", log_in),
                 keyring(CredentialStore::File).await,
             ];
         }
-        Err(error) => return vec![Finding::problem("account", format!("{error:#}"), LOG_IN)],
+        Err(error) => return vec![Finding::problem("account", format!("{error:#}"), log_in)],
     };
     let who = format!("{}, {} of {}", account.user, account.role, account.tenant);
     let mut findings = vec![

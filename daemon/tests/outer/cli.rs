@@ -1,11 +1,21 @@
 //! The built program, run as a user runs it.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use axum::Json;
+use axum::Router;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use serde_json::{Value, json};
 use tempfile::TempDir;
+
+/// After which a test that waits for something is taken for stuck.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 struct Home {
     folder: TempDir,
@@ -27,7 +37,14 @@ impl Home {
     }
 
     fn run_with(&self, args: &[&str], stdin: &str) -> Output {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_coditect-sync"))
+        let mut child = self.spawn(args);
+        // A command that wants no input may be gone before it is written.
+        let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+        child.wait_with_output().unwrap()
+    }
+
+    fn spawn(&self, args: &[&str]) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_coditect-sync"))
             .args(args)
             .arg("--home")
             .arg(self.path())
@@ -39,10 +56,113 @@ impl Home {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap();
-        // A command that wants no input may be gone before it is written.
-        let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+            .unwrap()
+    }
+
+    /// A running daemon whose socket answers.
+    fn daemon(&self) -> Daemon {
+        let child = self.spawn(&["run"]);
+        wait_until("the daemon answers", || {
+            code(&self.run(&["status", "--json"])) == 0
+        });
+        Daemon { child: Some(child) }
+    }
+
+    fn state(&self) -> Value {
+        let output = self.run(&["status", "--json"]);
+        let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+        status["state"].clone()
+    }
+
+    /// Names of the files under this home that hold the text.
+    fn files_with(&self, text: &str) -> Vec<String> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(self.path()).unwrap() {
+            let entry = entry.unwrap();
+            let content = std::fs::read(entry.path()).unwrap_or_default();
+            if content
+                .windows(text.len())
+                .any(|window| window == text.as_bytes())
+            {
+                names.push(entry.file_name().into_string().unwrap());
+            }
+        }
+        names
+    }
+}
+
+struct Daemon {
+    child: Option<Child>,
+}
+
+impl Daemon {
+    /// Sends SIGTERM and returns what the daemon said.
+    fn stop(mut self) -> Output {
+        let child = self.child.take().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         child.wait_with_output().unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A server that knows two tokens, `token-of-1` and `token-of-2`, and nothing else.
+fn account_server() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            axum::serve(listener, Router::new().route("/api/v1/account", get(account)))
+                .await
+                .unwrap();
+        });
+    });
+    url
+}
+
+async fn account(headers: HeaderMap) -> axum::response::Response {
+    let user = headers["authorization"]
+        .to_str()
+        .unwrap()
+        .strip_prefix("Bearer token-of-");
+    match user {
+        Some(user) => Json(json!({
+            "instance_id": "00000000-0000-0000-0000-000000000001",
+            "tenant_id": "00000000-0000-0000-0000-000000000002",
+            "tenant": "acme",
+            "user_id": user,
+            "user": format!("{user}@acme.test"),
+            "role": "member",
+            "server_version": "0.1.0",
+        }))
+        .into_response(),
+        None => {
+            let error = json!({"code": "invalid_token", "message": "the token is not valid", "details": {}});
+            let body = json!({"error": error, "meta": {"request_id": "r", "timestamp": "t"}});
+            (StatusCode::UNAUTHORIZED, Json(body)).into_response()
+        }
     }
 }
 
@@ -179,4 +299,144 @@ fn doctor_says_what_is_wrong_and_how_to_mend_it() {
         assert_eq!(finding["remedy"].is_null(), fine, "{finding}");
     }
     assert!(stdout(&home.run(&["doctor"])).contains("PROBLEM  file"));
+}
+
+#[test]
+fn p15_a_login_leaves_the_token_in_one_private_file_and_nowhere_else() {
+    let home = Home::new();
+    let url = account_server();
+    let output = home.run_with(
+        &["login", "--server", &url, "--token-stdin", "--insecure-storage"],
+        "token-of-1\n",
+    );
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(
+        stdout(&output).contains("logged in as 1@acme.test (member of acme)"),
+        "{}",
+        stdout(&output)
+    );
+    assert!(!stdout(&output).contains("token-of") && !stderr(&output).contains("token-of"));
+    assert_eq!(home.files_with("token-of-1"), ["credentials"]);
+    for name in ["credentials", "account.json", "context.db"] {
+        let mode = std::fs::metadata(home.path().join(name)).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    assert_eq!(code(&home.run(&["logout"])), 0);
+    assert!(home.files_with("token-of-1").is_empty());
+    assert!(!home.path().join("account.json").exists());
+}
+
+#[test]
+fn a_file_of_one_user_is_not_logged_in_to_by_another() {
+    let home = Home::new();
+    let url = account_server();
+    let login = ["login", "--server", &url, "--token-stdin", "--insecure-storage"];
+    assert_eq!(code(&home.run_with(&login, "token-of-1")), 0);
+    let output = home.run_with(&login, "token-of-2");
+    assert_eq!(code(&output), 1);
+    assert!(
+        stderr(&output).contains("belongs to user 1"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(
+        home.files_with("token-of-1"),
+        ["credentials"],
+        "the first login is no longer whole"
+    );
+    assert_eq!(code(&home.run(&["logout"])), 0);
+    assert_eq!(
+        code(&home.run_with(&login, "token-of-2")),
+        1,
+        "a log-out does not free the file"
+    );
+    assert_eq!(code(&home.run_with(&login, "token-of-1")), 0);
+}
+
+#[test]
+fn without_a_keyring_a_login_says_so_and_leaves_the_file_free() {
+    let home = Home::new();
+    let url = account_server();
+    let output = home.run_with(&["login", "--server", &url, "--token-stdin"], "token-of-1");
+    assert_eq!(code(&output), 1);
+    assert!(
+        stderr(&output).contains("--insecure-storage"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(home.files_with("token-of-1").is_empty());
+    let login = ["login", "--server", &url, "--token-stdin", "--insecure-storage"];
+    assert_eq!(code(&home.run_with(&login, "token-of-2")), 0);
+}
+
+#[test]
+fn a_token_that_the_server_does_not_know_is_4() {
+    let home = Home::new();
+    let url = account_server();
+    let output = home.run_with(
+        &["login", "--server", &url, "--token-stdin", "--insecure-storage"],
+        "another",
+    );
+    assert_eq!(code(&output), 4, "{}", stderr(&output));
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_daemon_that_nobody_is_logged_in_to_says_so_and_stops_cleanly() {
+    let home = Home::new();
+    let daemon = home.daemon();
+    wait_until("the state is known", || home.state() == "needs_login");
+    assert!(stdout(&home.run(&["status"])).starts_with("nobody is logged in"));
+    assert_eq!(code(&home.run(&["sync", "--wait"])), 4);
+
+    let second = home.run(&["run"]);
+    assert_eq!(code(&second), 1);
+    assert!(stderr(&second).contains("already runs"), "{}", stderr(&second));
+    assert_eq!(home.state(), "needs_login", "the first daemon lost its socket");
+
+    let output = daemon.stop();
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(!home.path().join("sync.sock").exists());
+}
+
+#[test]
+fn a_log_in_and_out_reaches_the_running_daemon() {
+    let home = Home::new();
+    let _daemon = home.daemon();
+    wait_until("the state is known", || home.state() == "needs_login");
+    let url = account_server();
+    let output = home.run_with(
+        &[
+            "login",
+            "--server",
+            &url,
+            "--token-stdin",
+            "--insecure-storage",
+            "--json",
+        ],
+        "token-of-1",
+    );
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(result["daemon_running"], true);
+    wait_until("the daemon has noticed the login", || {
+        home.state() != "needs_login"
+    });
+    assert_eq!(code(&home.run(&["logout"])), 0);
+    wait_until("the daemon has noticed the logout", || {
+        home.state() == "needs_login"
+    });
+}
+
+#[test]
+fn a_watch_in_a_pipe_tells_every_change_and_ends_with_the_daemon() {
+    let home = Home::new();
+    let daemon = home.daemon();
+    wait_until("the state is known", || home.state() == "needs_login");
+    let mut watch = home.spawn(&["status", "--watch", "--json"]);
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let first: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(first["state"], "needs_login");
+    daemon.stop();
+    assert_eq!(code(&watch.wait_with_output().unwrap()), 3);
 }
