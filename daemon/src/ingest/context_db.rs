@@ -1,8 +1,8 @@
 //! Writes messages, tasks and links into context.db as any other program would.
 //!
-//! Knows the owner's tables and nothing of the sync. Looks before it writes, so that what is there already costs no
-//! write and no lock; holds the write lock only for a moment at a time. Tables that are missing are made; of tables
-//! that another program made only the columns that exist are written.
+//! Knows the owner's tables and nothing of the sync. Looks before it writes, so that what is there already
+//! costs no write and no lock; holds the write lock only for a moment at a time. Tables that are missing are
+//! made; of tables that another program made only the columns that exist are written.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -19,7 +19,8 @@ const TABLES: &str = include_str!("../../../migrations-sqlite/0001_context.sql")
 /// How long a statement waits for another program's lock before the ingest gives up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A write transaction ends after so many rows or so much time, whichever comes first: other writers wait no longer.
+/// A write transaction ends after so many rows or so much time, whichever comes first: other writers wait no
+/// longer.
 const TRANSACTION_ROWS: usize = 500;
 const TRANSACTION_TIME: Duration = Duration::from_millis(50);
 
@@ -61,7 +62,8 @@ pub(super) struct ContextDb {
     links: Columns,
 }
 
-/// How messages are recognised: by the writer's hash, or in a table without that column by what each session holds.
+/// How messages are recognised: by the writer's hash, or in a table without that column by what each session
+/// holds.
 struct MessageTable {
     columns: Columns,
     by_content: Option<SessionContents>,

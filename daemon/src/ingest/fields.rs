@@ -1,8 +1,8 @@
 //! Lenient access to the fields of a JSON text.
 //!
-//! Transcripts come from a hundred versions of their writer: a field may be missing, of another type, or given twice.
-//! So nothing here fails on a whole record because of one field. Fields are picked as raw JSON and interpreted where
-//! they are used; what is not picked is skipped without being copied.
+//! Transcripts come from a hundred versions of their writer: a field may be missing, of another type, or
+//! given twice. So nothing here fails on a whole record because of one field. Fields are picked as raw JSON
+//! and interpreted where they are used; what is not picked is skipped without being copied.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,13 +10,16 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// Stands for U+0000, which PostgreSQL cannot store in a text: the picture of the character (SYMBOL FOR NULL).
+/// Stands for U+0000, which PostgreSQL cannot store in a text: the picture of the character (SYMBOL FOR
+/// NULL).
 pub(super) const NUL_PICTURE: &str = "\u{2400}";
 
-/// How deep [`readable`] goes before it leaves a value as the JSON it is; deeper input exists only to overflow stacks.
+/// How deep [`readable`] goes before it leaves a value as the JSON it is; deeper input exists only to
+/// overflow stacks.
 const READABLE_DEPTH: usize = 16;
 
-/// The named fields of a JSON object, each as raw JSON; of a field given twice the last counts, and `null` is absent.
+/// The named fields of a JSON object, each as raw JSON; of a field given twice the last counts, and `null` is
+/// absent.
 ///
 /// None if the text is no JSON object.
 pub(super) fn pick<'a, const N: usize>(json: &'a str, names: [&str; N]) -> Option<[Option<&'a str>; N]> {
@@ -58,9 +61,11 @@ pub(super) fn items(json: &str) -> Vec<&str> {
     items.into_iter().map(RawValue::get).collect()
 }
 
-/// A JSON value as a text to read and to search: every string in it stands there unescaped, in the order of the source.
+/// A JSON value as a text to read and to search: every string in it stands there unescaped, in the order of
+/// the source.
 ///
-/// `{"command": "ls", "edits": [{"old": "a\"b"}]}` becomes `command: ls` and `edits[0].old: a"b`, a line each.
+/// `{"command": "ls", "edits": [{"old": "a\"b"}]}` becomes `command: ls` and `edits[0].old: a"b`, a line
+/// each.
 pub(super) fn readable(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     render(json, &mut String::new(), READABLE_DEPTH, &mut out);

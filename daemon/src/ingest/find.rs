@@ -1,8 +1,8 @@
 //! Which files are transcripts, and what their places say about them.
 //!
-//! The layout is that of `~/.claude/projects`: `PROJECT/SESSION.jsonl`, and what a session's subagents said in
-//! `PROJECT/SESSION/subagents/agent-ID.jsonl` (older versions: `PROJECT/agent-ID.jsonl`). A part of it serves as well as
-//! the whole, and a file is called the same whichever part it was found through.
+//! The layout is that of `~/.claude/projects`: `PROJECT/SESSION.jsonl`, and what a session's subagents said
+//! in `PROJECT/SESSION/subagents/agent-ID.jsonl` (older versions: `PROJECT/agent-ID.jsonl`). A part of it
+//! serves as well as the whole, and a file is called the same whichever part it was found through.
 
 use std::collections::HashSet;
 use std::fs;
@@ -37,8 +37,8 @@ pub struct Unreadable {
     pub reason: String,
 }
 
-/// All transcripts in files and folders, each once, in the order of their names. A path that does not exist is an
-/// error; what cannot be read inside a folder is not.
+/// All transcripts in files and folders, each once, in the order of their names. A path that does not exist
+/// is an error; what cannot be read inside a folder is not.
 pub(super) fn find(paths: &[PathBuf]) -> anyhow::Result<(Vec<Source>, Vec<Unreadable>)> {
     let mut found = Found::default();
     for path in paths {
@@ -59,10 +59,11 @@ pub(super) fn find(paths: &[PathBuf]) -> anyhow::Result<(Vec<Source>, Vec<Unread
     Ok((found.sources, found.unreadable))
 }
 
-/// The name of the project a working folder belongs to: that of the folder, or of the repository whose worktree it is.
+/// The name of the project a working folder belongs to: that of the folder, or of the repository whose
+/// worktree it is.
 ///
-/// It is taken from the transcript alone. Its git remote would name a repository better, but only on a machine where
-/// that folder exists; two machines would then make different tasks of the same transcript.
+/// It is taken from the transcript alone. Its git remote would name a repository better, but only on a
+/// machine where that folder exists; two machines would then make different tasks of the same transcript.
 pub(super) fn project_of(cwd: &str) -> Option<&str> {
     let parts: Vec<&str> = cwd.split(['/', '\\']).filter(|part| !part.is_empty()).collect();
     let worktrees = parts

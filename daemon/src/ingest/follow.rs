@@ -1,8 +1,8 @@
 //! Keeps on reading transcripts as they grow.
 //!
-//! Each round looks at all files and reads on where one has grown; a last line that is still being written waits for its
-//! end. What is remembered lives in memory only: after a restart a file is read from its beginning, which writes
-//! nothing that is there already.
+//! Each round looks at all files and reads on where one has grown; a last line that is still being written
+//! waits for its end. What is remembered lives in memory only: after a restart a file is read from its
+//! beginning, which writes nothing that is there already.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -65,7 +65,8 @@ impl Follower {
 
     /// Reads what has come since the last round. A half-written last line waits for the next.
     ///
-    /// After an error of context.db (it may be locked for long) the next round reads the file in question anew.
+    /// After an error of context.db (it may be locked for long) the next round reads the file in question
+    /// anew.
     pub fn catch_up(&mut self, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<Report> {
         self.round(true, progress)
     }

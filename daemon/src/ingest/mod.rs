@@ -1,18 +1,21 @@
 //! Reads transcripts of Claude Code into context.db, as an ordinary writer of that file.
 //!
 //! What an ingest promises:
-//! - Every text, thought, tool call and tool result of a transcript becomes a message, every item of a task list a task
-//!   with links to the messages of its span; [`record`] says what becomes what, [`tasks`] how a task is told.
-//! - The same transcript gives the same rows on every machine, but for `extracted_at`; a second ingest writes nothing, not
-//!   even equal values; a file read half and later grown gives the same rows as one read at once.
+//! - Every text, thought, tool call and tool result of a transcript becomes a message, every item of a task
+//!   list a task with links to the messages of its span; [`record`] says what becomes what, [`tasks`] how a
+//!   task is told.
+//! - The same transcript gives the same rows on every machine, but for `extracted_at`; a second ingest writes
+//!   nothing, not even equal values; a file read half and later grown gives the same rows as one read at
+//!   once.
 //! - A damaged part is reported with its offset and never stops the rest ([`values`]).
-//! - Memory is bounded whatever the size of a file, and the write lock is held for a moment at a time ([`context_db`]).
+//! - Memory is bounded whatever the size of a file, and the write lock is held for a moment at a time
+//!   ([`context_db`]).
 //! - A transcript that is deleted later changes nothing: its rows stay.
 //!
-//! A message's session is the `sessionId` of its record, else the name of its file; a subagent's file belongs to the
-//! session it worked for. A session that was forked is a session of its own, although it repeats records of another. Of texts
-//! that PostgreSQL cannot store one thing is replaced: U+0000 becomes U+2400 (␀). Bytes that are no UTF-8 and lone surrogates
-//! become U+FFFD; the former are reported as damage.
+//! A message's session is the `sessionId` of its record, else the name of its file; a subagent's file belongs
+//! to the session it worked for. A session that was forked is a session of its own, although it repeats
+//! records of another. Of texts that PostgreSQL cannot store one thing is replaced: U+0000 becomes U+2400
+//! (␀). Bytes that are no UTF-8 and lone surrogates become U+FFFD; the former are reported as damage.
 
 mod context_db;
 mod fields;
@@ -53,7 +56,8 @@ pub struct Progress {
     pub bytes_done: u64,
 }
 
-/// Reads all transcripts once, to their end. Blocks; an error is a path that does not exist, or one of context.db.
+/// Reads all transcripts once, to their end. Blocks; an error is a path that does not exist, or one of
+/// context.db.
 pub fn ingest(options: Options<'_>) -> anyhow::Result<Report> {
     let mut follower = Follower::open(options.context_db, options.paths.to_vec())?;
     follower.read_once(options.progress)

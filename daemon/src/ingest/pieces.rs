@@ -2,11 +2,13 @@
 
 use std::io::{self, Read};
 
-/// Largest record that is read; a longer one is reported as damaged. The largest seen in real transcripts has 1 MB, a
-/// pasted picture can bring one to several. It bounds the memory of ingest, which holds a record about three times.
+/// Largest record that is read; a longer one is reported as damaged. The largest seen in real transcripts has
+/// 1 MB, a pasted picture can bring one to several. It bounds the memory of ingest, which holds a record
+/// about three times.
 pub(super) const RECORD_MAX_BYTES: usize = 16 << 20;
 
-/// How much is read from the file at once: enough to make system calls cheap, too little to matter for memory.
+/// How much is read from the file at once: enough to make system calls cheap, too little to matter for
+/// memory.
 const READ_BYTES: usize = 256 << 10;
 
 /// A window on a file that moves from piece to piece.
@@ -69,8 +71,9 @@ impl<F: Read> Pieces<'_, F> {
         Ok(true)
     }
 
-    /// Lengthens the piece by the following lines, as long as they continue a value that is broken between two tokens. A
-    /// line that begins like a record is one, and continues nothing. True if the value is closed then.
+    /// Lengthens the piece by the following lines, as long as they continue a value that is broken between
+    /// two tokens. A line that begins like a record is one, and continues nothing. True if the value is
+    /// closed then.
     pub(super) fn join_lines(&mut self) -> io::Result<bool> {
         let mut nesting = Nesting::default();
         nesting.follow(self.piece());

@@ -12,10 +12,10 @@
 //! | summary of a session or of what was compacted | `system` | `summary` | the text |
 //! | notice of the program | `system` | `system` | the text |
 //!
-//! The bytes of pictures are not kept: they are no text, and base64 of them would be most of the database. Strings in
-//! a tool's input stand unescaped, so that a search finds them as they were. Thoughts that are only a signature have
-//! no text and are left out, as are records that only serve the program (progress, hooks, file snapshots); their kinds
-//! are counted.
+//! The bytes of pictures are not kept: they are no text, and base64 of them would be most of the database.
+//! Strings in a tool's input stand unescaped, so that a search finds them as they were. Thoughts that are
+//! only a signature have no text and are left out, as are records that only serve the program (progress,
+//! hooks, file snapshots); their kinds are counted.
 
 use std::borrow::Cow;
 
@@ -310,7 +310,8 @@ fn part_text(json: &str) -> Cow<'_, str> {
     }
 }
 
-/// What stands for a picture or document: enough to recognise it, none of its bytes. A document of text is kept.
+/// What stands for a picture or document: enough to recognise it, none of its bytes. A document of text is
+/// kept.
 fn placeholder<'a>(what: &str, source: Option<&'a str>) -> Cow<'a, str> {
     let [kind, media_type, data, url] = source
         .and_then(|source| pick(source, ["type", "media_type", "data", "url"]))

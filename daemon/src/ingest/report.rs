@@ -10,7 +10,8 @@ use super::values::Damage;
 /// So many damaged parts are listed; beyond, they are only counted. A badly broken gigabyte has millions.
 const DAMAGED_LISTED_MAX: usize = 100;
 
-/// So many kinds of skipped records are told apart, and so many characters of their names: both come from the file.
+/// So many kinds of skipped records are told apart, and so many characters of their names: both come from the
+/// file.
 const KINDS_MAX: usize = 200;
 const KIND_MAX_CHARS: usize = 60;
 
@@ -43,7 +44,8 @@ pub struct Stored {
     pub inserted: u64,
 }
 
-/// Tasks that the transcripts hold, and those of them that context.db did not hold or held in an older version.
+/// Tasks that the transcripts hold, and those of them that context.db did not hold or held in an older
+/// version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TaskCounts {
     pub seen: u64,

@@ -1,15 +1,15 @@
 //! One task: its life, what is counted in its span, and its outcome.
 //!
-//! **Life.** `pending`, `in_progress`, `completed`, as the lists say. A task goes back when the list says so: it is
-//! reopened, and completion, outcome and score are taken back. Times are those of the transcript and never run
-//! backwards: of a record that is older than one before it, the later time counts. A task that is completed without having
-//! been seen in progress started when it was completed.
+//! **Life.** `pending`, `in_progress`, `completed`, as the lists say. A task goes back when the list says so:
+//! it is reopened, and completion, outcome and score are taken back. Times are those of the transcript and
+//! never run backwards: of a record that is older than one before it, the later time counts. A task that is
+//! completed without having been seen in progress started when it was completed.
 //!
-//! **Span.** From the call that put the task in progress to the call that completed, dropped or put it back, both
-//! included; several spans if it was reopened. Of its span a task counts all tool results and gets links to all
-//! messages: a subagent's task those of the subagent, a task of the main conversation those of the whole file. A
-//! refused tool call is no result, it and an interruption are a user's correction; refusing a call and thereby stopping
-//! the assistant is one.
+//! **Span.** From the call that put the task in progress to the call that completed, dropped or put it back,
+//! both included; several spans if it was reopened. Of its span a task counts all tool results and gets links
+//! to all messages: a subagent's task those of the subagent, a task of the main conversation those of the
+//! whole file. A refused tool call is no result, it and an interruption are a user's correction; refusing a
+//! call and thereby stopping the assistant is one.
 //!
 //! **Outcome**, decided when the task ends, the first that applies:
 //! - `skipped`: it left the list without having been started;
@@ -17,7 +17,8 @@
 //! - `partial`: it left the list unfinished, or was completed though the last result was an error;
 //! - `success`: it was completed.
 //!
-//! `outcome_score` = (successes - corrections) / results, between 0 and 1, at the end of the task; none without results.
+//! `outcome_score` = (successes - corrections) / results, between 0 and 1, at the end of the task; none
+//! without results.
 
 use coditect_shared::limits::{ACTIVE_FORM_MAX_CHARS, TASK_ID_MAX_CHARS};
 use uuid::Uuid;

@@ -14,8 +14,9 @@ pub(super) enum Found {
     NothingToWrite,
 }
 
-/// Compares a task with what is stored. Equal fields are left alone whatever their `updated_at`; of two versions that differ
-/// the later one stays, so that a shorter copy of a transcript, or another device's newer version, is never undone.
+/// Compares a task with what is stored. Equal fields are left alone whatever their `updated_at`; of two
+/// versions that differ the later one stays, so that a shorter copy of a transcript, or another device's
+/// newer version, is never undone.
 pub(super) fn look_at_task(
     connection: &Connection,
     columns: &Columns,

@@ -6,7 +6,8 @@ use super::record;
 use super::task::{Speaker, Status, TaskRow};
 use super::tasks::{Place, Tasks};
 
-/// What a session's tasks look like after these records, one a minute from 08:00 on, and each message's places.
+/// What a session's tasks look like after these records, one a minute from 08:00 on, and each message's
+/// places.
 fn told(records: &[Value]) -> (Vec<TaskRow>, Vec<Vec<Place>>) {
     let mut tasks = Tasks::new("s", "");
     let mut places = Vec::new();

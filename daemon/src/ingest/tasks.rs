@@ -1,17 +1,17 @@
 //! The tasks of one session: a pure reading of its task lists, from first mention to end.
 //!
-//! **Lists.** `TodoWrite` sends the whole list on each call; a conversation (the main one, or one subagent's) has one
-//! list. `TaskCreate` and `TaskUpdate` name single tasks of the session by number.
+//! **Lists.** `TodoWrite` sends the whole list on each call; a conversation (the main one, or one subagent's)
+//! has one list. `TaskCreate` and `TaskUpdate` name single tasks of the session by number.
 //!
 //! **Identity.** An item of a `TodoWrite` list is the same task as an item of the list before it if
 //! 1. its text is the same (the n-th of equal texts is the n-th), else
-//! 2. it has the same `id` (old versions write one), or stands in the same place with the same `activeForm`, and was not
-//!    completed: then it was renamed, else
+//! 2. it has the same `id` (old versions write one), or stands in the same place with the same `activeForm`,
+//!    and was not completed: then it was renamed, else
 //! 3. its text is that of a task that left the list unfinished: then it came back.
 //!
-//! Anything else is a new task; so an item that is worded like a task of a finished, cleared list is a new one. Its id
-//! is the name-based UUID of session, the call that first mentioned it and its place there. A created task is known by
-//! `toolUseResult.task.id` and identified by the call that created it.
+//! Anything else is a new task; so an item that is worded like a task of a finished, cleared list is a new
+//! one. Its id is the name-based UUID of session, the call that first mentioned it and its place there. A
+//! created task is known by `toolUseResult.task.id` and identified by the call that created it.
 //!
 //! A task's life, span and outcome: [`super::task`].
 
@@ -25,8 +25,8 @@ use super::record::{Event, Said};
 use super::task::{Speaker, Status, Task, TaskRow};
 use super::todo::{Item, created_number, status_of, todo_items};
 
-/// Namespace of the ids of tasks: the name-based UUID of `coditect.task` in the namespace of object identifiers. It must
-/// never change, or every transcript ingested again would double its tasks.
+/// Namespace of the ids of tasks: the name-based UUID of `coditect.task` in the namespace of object
+/// identifiers. It must never change, or every transcript ingested again would double its tasks.
 const NAMESPACE: Uuid = Uuid::from_u128(0x6d87_655e_1757_58ca_a754_9c0a_fccd_502b);
 
 /// A message's place in the span of a task.
@@ -53,7 +53,8 @@ pub(super) struct Tasks {
     lists: HashMap<Speaker, List>,
     /// Index of a created task by its number.
     created: HashMap<String, usize>,
-    /// Calls of TaskCreate whose answer, which names the task, is still to come: by call, who made it and its input.
+    /// Calls of TaskCreate whose answer, which names the task, is still to come: by call, who made it and its
+    /// input.
     creating: HashMap<String, (Speaker, String)>,
     /// Calls of task tools without an id of their own, to tell them apart.
     nameless_calls: u32,
@@ -336,7 +337,8 @@ impl Tasks {
         }
     }
 
-    /// Moves a task to a status; None drops it from its list. Gives the task if it was completed without a span.
+    /// Moves a task to a status; None drops it from its list. Gives the task if it was completed without a
+    /// span.
     fn set_status(&mut self, task: usize, status: Option<Status>) -> Option<usize> {
         let now = self.now();
         let before = self.tasks[task].row.status;

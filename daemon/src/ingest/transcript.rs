@@ -1,7 +1,7 @@
 //! Reads one transcript into context.db, in one go or as it grows.
 //!
-//! What is kept between two readings is small: the position, a short digest of each text for the repetitions, and the
-//! tasks. A transcript read in parts gives the same rows as one read at once.
+//! What is kept between two readings is small: the position, a short digest of each text for the repetitions,
+//! and the tasks. A transcript read in parts gives the same rows as one read at once.
 
 use std::borrow::Cow;
 use std::collections::hash_map::DefaultHasher;
@@ -26,7 +26,8 @@ use super::values::{Damage, Piece, Stopped, read_values};
 const BATCH_ROWS: usize = 500;
 const BATCH_BYTES: usize = 4 << 20;
 
-/// So many links wait in memory for the end of the file, so that a task is written once and before its links. 32 bytes each.
+/// So many links wait in memory for the end of the file, so that a task is written once and before its links.
+/// 32 bytes each.
 const LINKS_WAITING_MAX: usize = 100_000;
 
 /// Longest name of a subagent that is kept, in characters; it becomes part of a message's hash.
@@ -35,7 +36,8 @@ const AGENT_MAX_CHARS: usize = 100;
 pub(super) struct Transcript {
     source: Source,
     agent: Option<String>,
-    /// Device and inode of the file that was read: another file under the same name is read from its beginning.
+    /// Device and inode of the file that was read: another file under the same name is read from its
+    /// beginning.
     file: Option<(u64, u64)>,
     position: u64,
     unfinished: u64,
@@ -75,10 +77,11 @@ impl Transcript {
         }
     }
 
-    /// Reads on from where the last reading ended, and stores what is new. `progress` learns of each position in the file.
+    /// Reads on from where the last reading ended, and stores what is new. `progress` learns of each position
+    /// in the file.
     ///
-    /// A file that cannot be read is reported; an error is one of context.db, after which this value must be dropped: it
-    /// counts as read what may not be stored.
+    /// A file that cannot be read is reported; an error is one of context.db, after which this value must be
+    /// dropped: it counts as read what may not be stored.
     pub(super) fn read_on(
         &mut self,
         db: &mut ContextDb,
@@ -212,7 +215,8 @@ impl Transcript {
         }
     }
 
-    /// A subagent's own file is one conversation; in a main file the side chains are conversations of their own.
+    /// A subagent's own file is one conversation; in a main file the side chains are conversations of their
+    /// own.
     fn speaker(&mut self, record: &Record<'_>) -> Speaker {
         if self.agent.is_some() || !record.sidechain {
             return Speaker::Main;
@@ -273,10 +277,12 @@ pub(super) fn session_digest(session: &str, content: &str) -> [u8; 32] {
     hasher.finalize().into()
 }
 
-/// A message's `hash`: the digest; behind `@` the subagent in whose own file it stands; behind `:` the n-th repetition.
+/// A message's `hash`: the digest; behind `@` the subagent in whose own file it stands; behind `:` the n-th
+/// repetition.
 ///
-/// Each file counts its own repetitions: so a file that grows shifts no number in another, and a copy of a session's file
-/// gives the same hashes. A subagent's file sets its texts apart, as it often holds a text of the main file again.
+/// Each file counts its own repetitions: so a file that grows shifts no number in another, and a copy of a
+/// session's file gives the same hashes. A subagent's file sets its texts apart, as it often holds a text of
+/// the main file again.
 fn message_hash(digest: &[u8; 32], agent: Option<&str>, repetition: u32) -> String {
     use std::fmt::Write as _;
     let mut hash = String::with_capacity(80);
@@ -293,7 +299,8 @@ fn message_hash(digest: &[u8; 32], agent: Option<&str>, repetition: u32) -> Stri
     hash
 }
 
-/// How often each text was met, by eight bytes of its digest: 9 bytes a text, in a large file hundreds of thousands.
+/// How often each text was met, by eight bytes of its digest: 9 bytes a text, in a large file hundreds of
+/// thousands.
 #[derive(Default)]
 struct Repetitions {
     once: HashSet<u64>,

@@ -1,11 +1,12 @@
 //! A transcript as a stream of JSON values, whatever happened to the file.
 //!
-//! A file holds one record a line, as a rule. In the wild two records share a line, a record is spliced into the
-//! middle of another, runs of NUL bytes stand where a crash lost a block, and the last line is still being written. So
-//! the file is cut into pieces at line ends and NUL bytes (JSON escapes both inside strings, so neither is ever part
-//! of a record) and each piece is read as a sequence of values. Where a piece does not parse, reading goes on at the
-//! next place from which a whole record parses; what was passed over is reported with its offset. A value may also
-//! spread over several lines, if it was broken between two tokens.
+//! A file holds one record a line, as a rule. In the wild two records share a line, a record is spliced into
+//! the middle of another, runs of NUL bytes stand where a crash lost a block, and the last line is still
+//! being written. So the file is cut into pieces at line ends and NUL bytes (JSON escapes both inside
+//! strings, so neither is ever part of a record) and each piece is read as a sequence of values. Where a
+//! piece does not parse, reading goes on at the next place from which a whole record parses; what was passed
+//! over is reported with its offset. A value may also spread over several lines, if it was broken between two
+//! tokens.
 //!
 //! Memory is bounded by the largest record that is read.
 
@@ -17,8 +18,8 @@ use serde_json::value::RawValue;
 use super::fields;
 use super::pieces::Pieces;
 
-/// How often reading may start anew in one piece without success. Each start can scan the rest of the piece, so
-/// without this a piece of nothing but `{"` would take quadratic time.
+/// How often reading may start anew in one piece without success. Each start can scan the rest of the piece,
+/// so without this a piece of nothing but `{"` would take quadratic time.
 const RESYNC_FAILURES_MAX: usize = 64;
 
 /// What a transcript is made of.
@@ -151,7 +152,8 @@ fn parse<F, E>(
     Ok((at < text.len()).then(|| place_before_mending(bytes, &text, at)))
 }
 
-/// A value that holds bytes which are no UTF-8 was read with replacements: it is kept, and the place is reported.
+/// A value that holds bytes which are no UTF-8 was read with replacements: it is kept, and the place is
+/// reported.
 fn report_mending<F, E>(
     pieces: &Pieces<'_, F>,
     begin: u64,
@@ -176,8 +178,8 @@ fn first_value(text: &str) -> serde_json::Result<&RawValue> {
         .expect("a text that is not blank has a value or an error")
 }
 
-/// Where the next whole record begins. A damaged record leaves its inner objects whole, so an object counts as a
-/// record only if it names its type and what it belongs to.
+/// Where the next whole record begins. A damaged record leaves its inner objects whole, so an object counts
+/// as a record only if it names its type and what it belongs to.
 fn next_record(text: &str, from: usize) -> Option<usize> {
     let mut at = from;
     let mut failures = 0;
