@@ -62,8 +62,8 @@ pub(super) struct ContextDb {
     links: Columns,
 }
 
-/// How messages are recognised: by the writer's hash, or in a table without that column by what each session
-/// holds.
+/// How messages are recognised: by the writer's hash, or in a table where nothing finds a hash by what each
+/// session holds.
 struct MessageTable {
     columns: Columns,
     by_content: Option<SessionContents>,
@@ -88,7 +88,7 @@ impl ContextDb {
             let messages = columns(&connection, "messages", &["session_id", "role", "content"])?;
             Ok(ContextDb {
                 messages: MessageTable {
-                    by_content: (!messages.contains("hash")).then(SessionContents::default),
+                    by_content: (!finds_by_hash(&connection)?).then(SessionContents::default),
                     columns: messages,
                 },
                 tasks: columns(&connection, "task_tracking", &["id", "description", "status"])?,
@@ -360,6 +360,22 @@ fn make_tables(connection: &Connection) -> anyhow::Result<()> {
         connection.execute_batch(&format!("BEGIN IMMEDIATE;\n{TABLES}\nCOMMIT;"))?;
     }
     Ok(())
+}
+
+/// Whether `messages` has the column and an index that begins with it: looking through the whole table for each
+/// message would take for ever.
+fn finds_by_hash(connection: &Connection) -> rusqlite::Result<bool> {
+    let mut indexes = connection.prepare("PRAGMA index_list(messages)")?;
+    let names = indexes.query_map([], |row| row.get::<_, String>("name"))?;
+    for name in names {
+        let quoted = name?.replace('"', "\"\"");
+        let mut columns = connection.prepare(&format!("PRAGMA index_info(\"{quoted}\")"))?;
+        let first = columns.query_row([], |row| row.get::<_, Option<String>>("name"));
+        if first.optional()?.flatten().as_deref() == Some("hash") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn columns(connection: &Connection, table: &str, needed: &[&str]) -> anyhow::Result<Columns> {

@@ -68,10 +68,10 @@ impl Follower {
     /// After an error of context.db (it may be locked for long) the next round reads the file in question
     /// anew.
     pub fn catch_up(&mut self, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<Report> {
-        self.round(true, progress)
+        self.round(true, &AtomicBool::new(false), progress)
     }
 
-    /// Follows until `stop` is set, which is seen within 200 ms. Tells each round that read something.
+    /// Follows until `stop` is set, which is seen within 200 ms or at the end of a file. Tells each round that read something.
     pub fn follow(&mut self, stop: &AtomicBool, each_round: &mut dyn FnMut(&Report)) -> anyhow::Result<()> {
         let (hint, hints) = channel();
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -90,7 +90,7 @@ impl Follower {
             }
         }
         while !stop.load(Ordering::Relaxed) {
-            match self.catch_up(&mut |_| {}) {
+            match self.round(true, stop, &mut |_| {}) {
                 Ok(report) if report.files > 0 => each_round(&report),
                 Ok(_) => {}
                 Err(error) if is_busy(&error) => tracing::warn!("{error:#}; trying again"),
@@ -114,10 +114,16 @@ impl Follower {
 
     /// One round after which nothing more is expected: a half-written last line is damage.
     pub(super) fn read_once(&mut self, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<Report> {
-        self.round(false, progress)
+        self.round(false, &AtomicBool::new(false), progress)
     }
 
-    fn round(&mut self, to_be_continued: bool, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<Report> {
+    /// Reads all files that have grown, or those up to the moment when it is told to stop.
+    fn round(
+        &mut self,
+        to_be_continued: bool,
+        stop: &AtomicBool,
+        progress: &mut dyn FnMut(Progress),
+    ) -> anyhow::Result<Report> {
         let mut report = Report::default();
         let (sources, unreadable) = find(&self.paths)?;
         unreadable.into_iter().for_each(|file| report.unreadable(file));
@@ -130,6 +136,9 @@ impl Follower {
         let mut teller = Teller::new(&grown, progress);
         let now = Timestamp::now().to_string();
         for (source, state) in grown {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
             let path = source.path.clone();
             let known = self.files.remove(&path).and_then(|followed| followed.transcript);
             let mut transcript = known.unwrap_or_else(|| Transcript::new(source));

@@ -369,26 +369,43 @@ fn empty_files_and_values_that_are_no_records_are_no_damage() {
 
 #[test]
 fn a_table_that_another_program_made_is_written_as_far_as_it_goes() {
-    let home = Home::new();
-    let sql = "CREATE TABLE messages (nr INTEGER PRIMARY KEY, session_id TEXT, role TEXT NOT NULL, content TEXT NOT NULL,
-               stars INTEGER NOT NULL DEFAULT 0);
-               INSERT INTO messages (session_id, role, content) VALUES ('s', 'user', 'yes');";
-    home.db().execute_batch(sql).unwrap();
-    home.write(
-        "s.jsonl",
-        lines(&[
+    for hash in ["", "hash TEXT,", "hash TEXT UNIQUE,"] {
+        let home = Home::new();
+        let sql = format!(
+            "CREATE TABLE messages (nr INTEGER PRIMARY KEY, {hash} session_id TEXT, role TEXT NOT NULL,
+             content TEXT NOT NULL, stars INTEGER NOT NULL DEFAULT 0);"
+        );
+        home.db().execute_batch(&sql).unwrap();
+        let records = [
             said("s", "yes"),
+            said("t", "yes"),
             said("s", "yes"),
             todo_call("c", 1, &[("build", "in_progress")]),
-        ]),
-    );
-    let report = home.ingest();
-    assert_eq!((report.messages.inserted, report.links.inserted), (2, 1));
-    assert!(!home.ingest().wrote());
-    assert_eq!(
-        home.count("SELECT count(*) FROM messages WHERE content = 'yes'"),
-        2
-    );
+        ];
+        home.write("s.jsonl", lines(&records));
+        let report = home.ingest();
+        assert_eq!(
+            (report.messages.inserted, report.links.inserted),
+            (4, 1),
+            "{hash}"
+        );
+        assert!(!home.ingest().wrote(), "{hash}");
+        assert_eq!(
+            home.count("SELECT count(*) FROM messages WHERE content = 'yes'"),
+            3,
+            "{hash}"
+        );
+    }
+}
+
+#[test]
+fn where_nothing_finds_a_hash_a_text_that_another_program_stored_is_recognised() {
+    let home = Home::new();
+    let sql = "CREATE TABLE messages (nr INTEGER PRIMARY KEY, session_id TEXT, role TEXT, content TEXT);
+               INSERT INTO messages (session_id, role, content) VALUES ('s', 'user', 'yes');";
+    home.db().execute_batch(sql).unwrap();
+    home.write("s.jsonl", lines(&[said("s", "yes"), said("s", "yes")]));
+    assert_eq!(home.ingest().messages.inserted, 1);
 }
 
 #[test]
