@@ -24,6 +24,26 @@ Examples:
 Results go to standard output, logs and remarks to standard error (level by RUST_LOG).
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 daemon or server not reachable, 4 not logged in.";
 
+const LOGIN_EXAMPLES: &str = "\
+The file is bound to the account at the first login and stays so: one customer's sessions must not flow to another.
+
+Examples:
+  coditect-server token issue --user a@acme.test | coditect-sync login --server http://127.0.0.1:8377 --token-stdin
+  coditect-sync login --server https://sync.acme.test --token-stdin --insecure-storage < token.txt";
+
+const SYNC_NOTES: &str = "\
+With --wait the daemon first proves that everything committed before the call is captured, then waits until the
+server has acknowledged it and everything in the cloud is here. Exit code 1 if that takes too long, 3 without a
+daemon or a server, 4 without a login.";
+
+const INGEST_EXAMPLES: &str = "\
+Writes to the file as any other program does: with or without a daemon, which then sends what is new.
+
+Examples:
+  coditect-sync ingest ~/.claude/projects
+  coditect-sync ingest ~/.claude/projects --follow
+  coditect-sync ingest one.jsonl --json";
+
 /// Keeps the sessions and task lists of your AI coding tools the same on all your machines.
 ///
 /// Other programs write context.db; the daemon (`run`) notices every change, sends it to your server and brings what
@@ -91,6 +111,7 @@ pub struct Json {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = LOGIN_EXAMPLES)]
 pub struct Login {
     /// The server's address [default: `server` in config.toml]
     #[arg(long, value_name = "URL")]
@@ -120,6 +141,7 @@ pub struct Status {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = SYNC_NOTES)]
 pub struct Sync {
     /// Return only when everything committed before this call is in the cloud, and everything there is here
     #[arg(long)]
@@ -133,6 +155,7 @@ pub struct Sync {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = INGEST_EXAMPLES)]
 pub struct Ingest {
     /// Transcripts (.jsonl) or folders of them, such as ~/.claude/projects
     #[arg(required = true, value_name = "PATH")]

@@ -11,6 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 
 use crate::capture::{self, CaptureHealth};
+use crate::disk;
 use crate::owner::Owner;
 use crate::status::{State, Status, age, grouped};
 use crate::store;
@@ -81,13 +82,15 @@ impl Finding {
 pub fn file(path: &Path) -> Vec<Finding> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     let mut findings = Vec::new();
-    // A folder that is yet to be made will lie on the disk of the nearest one that is there.
-    let there = folder
-        .ancestors()
-        .find(|folder| folder.exists())
-        .unwrap_or(Path::new("/"));
-    if let Ok(stat) = rustix::fs::statvfs(there) {
-        findings.push(judge_disk(stat.f_bavail.saturating_mul(stat.f_frsize), there));
+    if let Some(free) = disk::free_bytes(path) {
+        findings.push(judge_disk(free, folder));
+    }
+    if let Err(refusal) = disk::refuse_network(path) {
+        findings.push(Finding::problem(
+            "disk",
+            refusal.to_string(),
+            "move the file to a disk of this machine",
+        ));
     }
     let bytes = match std::fs::metadata(path) {
         Ok(meta) => meta.len(),

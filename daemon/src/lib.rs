@@ -25,6 +25,7 @@ pub mod client;
 mod commands;
 pub mod config;
 pub mod credential;
+pub mod disk;
 pub mod doctor;
 pub mod output;
 pub mod paths;

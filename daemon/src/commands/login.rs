@@ -16,6 +16,7 @@ use crate::account::Account;
 use crate::cli::{self, Setup};
 use crate::client::{Client, is_loopback};
 use crate::credential::{self, CredentialStore, Secret};
+use crate::disk;
 use crate::output::{self, Fault, remark};
 use crate::status::age;
 use crate::store::{Store, StoreError};
@@ -40,6 +41,7 @@ pub(super) async fn run(args: &cli::Login, setup: &Setup) -> Result<(), Fault> {
     let client = Client::new(server, DeviceId(Uuid::nil()), &token)?;
     let answer = client.account().await.map_err(fault_of)?;
 
+    disk::refuse_network(&setup.paths.context_db)?;
     setup.paths.make_folders()?;
     let before = Account::load(&setup.paths.account).unwrap_or_default();
     let mut store = Store::open(&setup.paths.context_db).map_err(store_fault)?;

@@ -7,6 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::Setup;
+use crate::disk;
 use crate::output::Fault;
 use crate::run;
 
@@ -17,6 +18,7 @@ const STOP_LIMIT: Duration = Duration::from_millis(1_800);
 const WORKER_THREADS: usize = 2;
 
 pub(super) fn run(setup: Setup) -> Result<(), Fault> {
+    disk::refuse_network(&setup.paths.context_db)?;
     setup.paths.make_folders()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
