@@ -169,7 +169,9 @@ pub fn settle(
             Verdict::RetryLater => {
                 settled.deferred += 1;
                 sent.key.unqueue(tx, sent.covered)?;
-                sent.key.queue(tx, "scan")?;
+                if holds(Rule::RetryLater) {
+                    sent.key.queue(tx, "scan")?;
+                }
             }
             Verdict::Rejected => {
                 return Err(ApplyError::Protocol(format!(

@@ -20,12 +20,14 @@ pub enum Rule {
     CoveredVersion,
     /// A link goes in only if both its ends can; else it is parked and queued again.
     ParkedLinks,
+    /// A link whose end the server does not have yet steps behind the others, and is sent again.
+    RetryLater,
     /// An incoming link waits for its ends.
     WaitingLinks,
     /// A pulled version of a row with a local change under way is held.
     Held,
-    /// A held version is dropped if the local change was acknowledged above it.
-    HeldDropped,
+    /// A version below the acknowledged one is not applied, whether it was held or comes late.
+    OlderLoses,
     /// Inside the transaction that applies a page, identities come before the plan.
     IdentitiesFirst,
     /// `superseded` ends the change and acknowledges nothing.

@@ -20,6 +20,8 @@ mod server_pull;
 mod server_push;
 mod server_versions;
 
+mod rules;
+
 mod pair;
 
 mod adoption;

@@ -51,6 +51,14 @@ impl Api {
         }
     }
 
+    /// The same user's device of this id.
+    pub fn as_device(&self, device: DeviceId) -> Api {
+        Api {
+            device,
+            ..self.clone()
+        }
+    }
+
     /// The same device with another token.
     pub fn with_token(&self, token: &str) -> Api {
         Api {

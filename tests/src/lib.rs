@@ -12,5 +12,6 @@ pub mod contents;
 pub mod daemon;
 pub mod proxy;
 pub mod writer;
+pub mod stepped;
 
 pub mod deadline;

@@ -138,7 +138,7 @@ pub fn end_of_change(
     }
     tx.prepare_cached("DELETE FROM sync_held WHERE table_name = ?1 AND ident = ?2")?
         .execute(rusqlite::params![table.name(), ident])?;
-    if plan::held_applies(acked_stamp(tx, table, ident)?, held, force) || !holds(Rule::HeldDropped) {
+    if plan::held_applies(acked_stamp(tx, table, ident)?, held, force) {
         apply_body(tx, owner, context, table, &body, held)?;
     }
     Ok(())

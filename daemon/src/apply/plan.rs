@@ -3,6 +3,7 @@
 use coditect_shared::Stamp;
 
 use crate::identity::Acked;
+use crate::rules::{Rule, holds};
 
 /// What stands in this file for the pulled row's identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +47,9 @@ pub(super) fn decide(known: Option<Known<'_>>, pulled: Stamp) -> Decision {
         // Two devices imported the same text: each keeps its own fields around it.
         LocalRow::SameContent if !known.acked.is_known() => Decision::Acknowledge,
         LocalRow::SameContent | LocalRow::Different if known.pending => Decision::Hold,
-        LocalRow::SameContent | LocalRow::Different if pulled >= known.acked.stamp => Decision::Update,
+        LocalRow::SameContent | LocalRow::Different if is_newer(pulled, known.acked.stamp) => {
+            Decision::Update
+        }
         LocalRow::SameContent | LocalRow::Different => Decision::Skip,
     }
 }
@@ -54,7 +57,11 @@ pub(super) fn decide(known: Option<Known<'_>>, pulled: Stamp) -> Decision {
 /// Whether a held version is applied once the local change has ended: not if that change was acknowledged above it.
 /// `force`: the change was superseded, so that whatever is held is newer.
 pub(super) fn held_applies(acked: Stamp, held: Stamp, force: bool) -> bool {
-    force || acked < held
+    force || acked < held || !holds(Rule::OlderLoses)
+}
+
+fn is_newer(pulled: Stamp, acked: Stamp) -> bool {
+    pulled >= acked || !holds(Rule::OlderLoses)
 }
 
 #[cfg(test)]
