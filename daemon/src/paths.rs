@@ -30,7 +30,7 @@ pub struct Paths {
     /// The secret, only after `login --insecure-storage`.
     pub credentials: PathBuf,
     pub socket: PathBuf,
-    /// Held by the running daemon.
+    /// Held by the running daemon. It lies beside context.db, so that two homes cannot share one file.
     pub lock: PathBuf,
     /// Log files of the background service; a daemon in the foreground logs to standard error.
     pub log_dir: PathBuf,
@@ -87,7 +87,7 @@ impl Paths {
             state_db: data_dir.join("state.db"),
             account: data_dir.join("account.json"),
             credentials: data_dir.join("credentials"),
-            lock: data_dir.join("daemon.lock"),
+            lock: lock_of(&data_dir.join("context.db")),
             log_dir: data_dir.join("log"),
             socket,
             socket_note,
@@ -104,6 +104,11 @@ impl Paths {
             let folder = self.config.parent().unwrap_or(Path::new("/"));
             self.context_db = std::path::absolute(folder.join(configured))?;
         }
+        if self.context_db.is_symlink() {
+            // SQLite keeps its WAL beside the file itself; that is where to watch, and what to lock.
+            self.context_db = std::fs::canonicalize(&self.context_db)?;
+        }
+        self.lock = lock_of(&self.context_db);
         Ok(self)
     }
 
@@ -129,6 +134,12 @@ pub fn make_private_folder(folder: &Path) -> anyhow::Result<()> {
         .mode(0o700)
         .create(folder)
         .with_context(|| format!("creating the folder {}", folder.display()))
+}
+
+fn lock_of(context_db: &Path) -> PathBuf {
+    let mut path = context_db.as_os_str().to_owned();
+    path.push(".sync-lock");
+    path.into()
 }
 
 fn short_enough(wished: PathBuf, platform: &Platform) -> (PathBuf, Option<String>) {
@@ -217,6 +228,20 @@ mod tests {
             .with_context_db(Some(Path::new("/x/y.db")), &config)
             .unwrap();
         assert_eq!(named.context_db, Path::new("/x/y.db"));
+    }
+
+    #[test]
+    fn a_link_to_the_file_stands_for_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().canonicalize().unwrap();
+        std::fs::write(folder.join("real.db"), "").unwrap();
+        std::os::unix::fs::symlink("real.db", folder.join("link.db")).unwrap();
+        let paths = Paths::resolve(Some(Path::new("/h")), &platform()).unwrap();
+        let linked = paths
+            .with_context_db(Some(&folder.join("link.db")), &Config::default())
+            .unwrap();
+        assert_eq!(linked.context_db, folder.join("real.db"));
+        assert_eq!(linked.lock, folder.join("real.db.sync-lock"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod report;
 mod stream;
 
 use std::fs::File;
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ const IDENTIFY_ROUNDS_MAX: u32 = 50;
 
 /// Runs the daemon until `shutdown`. Fails if another one has this context.db or this socket.
 pub async fn run(paths: Paths, _config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let _lock = lock(&paths.context_db)?;
+    let _lock = lock(&paths)?;
     let socket = Socket::bind(&paths.socket).await?;
     let (control, wishes) = mpsc::channel(QUEUE);
     let starting = Arc::new(Status::starting(&paths.context_db, Timestamp::now()));
@@ -505,21 +505,20 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// One daemon a file: two would give the same rows two identities. The lock goes with the process.
-fn lock(context_db: &Path) -> anyhow::Result<File> {
-    let mut path = context_db.as_os_str().to_owned();
-    path.push(".sync-lock");
-    let doing = || format!("locking {}", context_db.display());
+fn lock(paths: &Paths) -> anyhow::Result<File> {
+    let doing = || format!("locking {}", paths.context_db.display());
     let file = File::options()
         .create(true)
         .append(true)
-        .open(&path)
+        .mode(0o600)
+        .open(&paths.lock)
         .with_context(doing)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => {
             anyhow::bail!(
                 "another coditect-sync already runs on {}; stop it first",
-                context_db.display()
+                paths.context_db.display()
             )
         }
         Err(std::fs::TryLockError::Error(error)) => Err(error).with_context(doing),
