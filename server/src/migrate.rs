@@ -30,6 +30,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "context",
         sql: include_str!("../../migrations-pg/0002_context.sql"),
     },
+    Migration {
+        version: 3,
+        name: "context_planner",
+        sql: include_str!("../../migrations-pg/0003_context_planner.sql"),
+    },
 ];
 
 /// Names our advisory lock among those of other programs in the same database: "codi" in ASCII.

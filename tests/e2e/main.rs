@@ -13,6 +13,7 @@ mod platform_http;
 mod platform_tenants;
 
 mod server_bad_input;
+mod server_cost;
 mod server_events;
 mod server_isolation;
 mod server_order;

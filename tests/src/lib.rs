@@ -11,7 +11,7 @@ pub mod api;
 pub mod contents;
 pub mod daemon;
 pub mod proxy;
-pub mod writer;
 pub mod stepped;
+pub mod writer;
 
 pub mod deadline;

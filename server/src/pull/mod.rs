@@ -39,7 +39,8 @@ pub async fn pull(
         limit: asked.limit,
         stubs: asked.query.stubs.unwrap_or_default(),
     };
-    let (known, tenant, head, proof, messages, tasks, links) = tokio::try_join!(
+    let ((), known, tenant, head, proof, messages, tasks, links) = tokio::try_join!(
+        tx.by_index(),
         device_row(&tx, &caller, device),
         history::tenant_head(&tx, &caller),
         history::head(&tx, &caller),

@@ -42,8 +42,8 @@ pub(super) struct Head {
 /// Locks the device, then the head. Always in this order, so that two pushes cannot wait for each other.
 pub(super) async fn lock(scope: &Scope<'_>, device: DeviceId) -> Result<(Committed, Head), ApiError> {
     loop {
-        if let (Some(committed), Some(head)) = tokio::try_join!(lock_device(scope, device), lock_head(scope))?
-        {
+        let locked = tokio::try_join!(scope.tx.by_index(), lock_device(scope, device), lock_head(scope))?;
+        if let ((), Some(committed), Some(head)) = locked {
             return Ok((committed, head));
         }
         // The first push of this device or tenant. Whoever else makes the row at this moment is waited for, and the

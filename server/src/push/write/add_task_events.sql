@@ -12,4 +12,5 @@ SELECT $1, $2, $3, $4, CASE WHEN new.sync_cursor IS NULL THEN 'superseded' ELSE 
  -- A version that came too late is filed once, however often it comes.
  WHERE new.sync_cursor IS NOT NULL
     OR NOT EXISTS (SELECT FROM task_events e
-                    WHERE e.tenant_id = $1 AND e.user_id = $2 AND e.id = new.id AND e.content_hash = new.content_hash)
+                    WHERE e.tenant_id = $1 AND e.user_id = $2 AND e.id = new.id AND e.content_hash = new.content_hash
+                   OFFSET 0)

@@ -189,7 +189,7 @@ impl Writer<'_> {
                              created_at_text, created_at, sync_cursor)
                   WHERE new.sync_cursor IS NOT NULL
                      OR NOT EXISTS (SELECT FROM context_message_versions v
-                                     WHERE v.tenant_id = $1 AND v.message_id = new.message_id AND v.version = new.version)",
+                                     WHERE v.tenant_id = $1 AND v.message_id = new.message_id AND v.version = new.version OFFSET 0)",
                 &[
                     (&self.tenant(), Type::UUID),
                     (&self.user, Type::TEXT),
