@@ -132,10 +132,10 @@ pub fn settle(
     answer: &PushAnswer,
 ) -> Result<Settled, ApplyError> {
     let mut settled = Settled::default();
-    let verdicts: HashMap<&RecordRef, Verdict> = answer
+    let verdicts: HashMap<&RecordRef, (Verdict, Option<i64>)> = answer
         .verdicts
         .iter()
-        .map(|verdict| (&verdict.reference, verdict.verdict))
+        .map(|row| (&row.reference, (row.verdict, row.cursor)))
         .collect();
     let rejections: HashMap<&RecordRef, _> =
         answer.rejected.iter().map(|row| (&row.reference, row)).collect();
@@ -155,14 +155,27 @@ pub fn settle(
             end(tx, owner, context, sent, false)?;
             continue;
         }
-        match verdicts.get(&reference).copied().unwrap_or(Verdict::Stored) {
+        let (verdict, cursor) = verdicts
+            .get(&reference)
+            .copied()
+            .unwrap_or((Verdict::Stored, None));
+        match verdict {
             Verdict::Superseded if holds(Rule::Superseded) => {
                 // Acknowledges nothing; but the server knows the row, so that a later change of it is an edit.
                 supersede(tx, sent)?;
                 end(tx, owner, context, sent, true)?;
             }
             Verdict::Stored | Verdict::Duplicate | Verdict::Superseded => {
-                acknowledge(tx, sent, stamp)?;
+                // A duplicate is acknowledged where its equal stands: that comes with the next pull, and the fields
+                // around the content with it.
+                acknowledge(
+                    tx,
+                    sent,
+                    Stamp {
+                        cursor: cursor.unwrap_or(stamp.cursor),
+                        ..stamp
+                    },
+                )?;
                 settled.stored += 1;
                 end(tx, owner, context, sent, false)?;
             }

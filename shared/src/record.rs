@@ -168,6 +168,8 @@ impl MessageRecord {
     /// Tells versions of one message apart: content, role, time and metadata, but not the writer's hash, which a
     /// device replaces where it is taken, and which must then not travel back.
     ///
+    /// Nor does it cover `extracted_at`, the time at which a file was read: to read it again is no change.
+    ///
     /// Equal values give equal versions within one program; numbers that came through `jsonb` may be spelt anew.
     pub fn version(&self, content_hash: ContentHash) -> i64 {
         let mut bytes = content_hash.as_bytes().to_vec();
@@ -182,7 +184,12 @@ impl MessageRecord {
             bytes.extend(length.to_be_bytes());
             bytes.extend(part.unwrap_or_default().as_bytes());
         }
-        serde_json::to_writer(&mut bytes, &self.metadata).expect("a JSON map renders into memory");
+        for (name, value) in self.metadata.iter().filter(|(name, _)| *name != "extracted_at") {
+            // Two JSON texts in a row cannot be taken for two others: each ends where its value ends.
+            serde_json::to_writer(&mut bytes, name).expect("a text renders into memory");
+            serde_json::to_writer(&mut bytes, value).expect("a JSON value renders into memory");
+            bytes.push(b',');
+        }
         i64::from_ne_bytes(sha256(&bytes).first_u64().to_ne_bytes())
     }
 }
@@ -218,6 +225,10 @@ mod tests {
             record.version(hash)
         };
         assert_eq!(version(&|r| r.hash = Some("h".into())), plain.version(hash));
+        assert_eq!(
+            version(&|r| drop(r.metadata.insert("extracted_at".into(), 1.into()))),
+            plain.version(hash)
+        );
         assert_ne!(version(&|r| r.role = "assistant".into()), plain.version(hash));
         assert_ne!(
             version(&|r| r.created_at = Some(String::new())),

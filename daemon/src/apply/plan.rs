@@ -44,8 +44,8 @@ pub(super) fn decide(known: Option<Known<'_>>, pulled: Stamp) -> Decision {
     };
     match known.row {
         LocalRow::Gone | LocalRow::Same => Decision::Acknowledge,
-        // Two devices imported the same text: each keeps its own fields around it.
-        LocalRow::SameContent if !known.acked.is_known() => Decision::Acknowledge,
+        // Two devices wrote the same text: the fields around it are those that were in the cloud first, everywhere.
+        LocalRow::SameContent if !known.acked.is_known() => Decision::Update,
         LocalRow::SameContent | LocalRow::Different if known.pending => Decision::Hold,
         LocalRow::SameContent | LocalRow::Different if is_newer(pulled, known.acked.stamp) => {
             Decision::Update
@@ -89,7 +89,7 @@ mod tests {
             (Gone, false, &at_old, NEW, Acknowledge),
             (Gone, true, &at_old, NEW, Acknowledge),
             (Same, true, &never, NEW, Acknowledge),
-            (SameContent, true, &never, NEW, Acknowledge),
+            (SameContent, true, &never, NEW, Update),
             (SameContent, false, &at_old, NEW, Update),
             (SameContent, true, &at_old, NEW, Hold),
             (Different, true, &never, NEW, Hold),
