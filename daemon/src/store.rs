@@ -70,18 +70,13 @@ pub enum StoreError {
 
 impl Store {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let created = create_if_absent(path)?;
-        let conn = Connection::open(path)?;
-        conn.busy_timeout(BUSY_TIMEOUT)?;
+        let conn = open_or_create(path)?;
         conn.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
         // Cursor and push_seq must not fall behind what the server was told: no commit of ours may be lost in a
         // power failure. This is a setting of the connection, not of the file.
         conn.pragma_update(None, "synchronous", "FULL")
             .map_err(|error| not_a_database(path, error))?;
-        if created {
-            // Readers and writers do not block one another in WAL mode. A file that was there keeps its mode.
-            conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-        }
+
         let mut store = Self {
             owner: Owner::unread(),
             seen_version: data_version(&conn).map_err(|error| not_a_database(path, error))?,
@@ -310,7 +305,19 @@ fn data_version(conn: &Connection) -> rusqlite::Result<i64> {
         .query_row([], |row| row.get(0))
 }
 
-/// Made by us, the file is for its user alone.
+/// Opens the file, or makes it. Made by us, it is for its user alone and in WAL mode, in which readers and writers do
+/// not block one another; a file that was there keeps its mode.
+pub(crate) fn open_or_create(path: &Path) -> Result<Connection, StoreError> {
+    let created = create_if_absent(path)?;
+    let conn = Connection::open(path)?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
+    if created {
+        conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    }
+    Ok(conn)
+}
+
+/// Whether there was nothing. An empty file is what a process left that died right after making it.
 fn create_if_absent(path: &Path) -> Result<bool, StoreError> {
     let created = OpenOptions::new()
         .write(true)
@@ -319,7 +326,9 @@ fn create_if_absent(path: &Path) -> Result<bool, StoreError> {
         .open(path);
     match created {
         Ok(_) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            Ok(std::fs::metadata(path).is_ok_and(|meta| meta.len() == 0))
+        }
         Err(source) => Err(StoreError::Create {
             path: path.display().to_string(),
             source,

@@ -36,6 +36,8 @@ const APPLY_MS_MAX: Millis = 20;
 const TRIES_BEFORE_HALVING: u32 = 3;
 const TRIES_BEFORE_GIVING_UP: u32 = 8;
 
+const LOGIN_FAILED: &str = "login_unusable";
+
 /// One step for the loop to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -379,6 +381,24 @@ impl Core {
             }
         }
         self.answer_waiters();
+    }
+
+    /// There is a login, but it cannot be used: a locked keyring, another account's file.
+    pub fn login_failed(&mut self, message: String) {
+        let count = self
+            .complaint
+            .as_ref()
+            .filter(|before| before.code == LOGIN_FAILED)
+            .map_or(0, |before| before.count)
+            + 1;
+        self.complaint = Some(Complaint {
+            trouble: Trouble::Unauthorized,
+            code: LOGIN_FAILED.into(),
+            message,
+            count,
+            retry_at: None,
+            on_look: false,
+        });
     }
 
     /// The outcome of the step that `next` gave.

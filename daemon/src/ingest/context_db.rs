@@ -13,6 +13,7 @@ use rusqlite::{Connection, OptionalExtension as _, ToSql, TransactionBehavior, p
 
 use super::task::TaskRow;
 use super::task_table::{Found, look_at_task, task_cells, update_task};
+use crate::store::open_or_create;
 
 const TABLES: &str = include_str!("../../../migrations-sqlite/0001_context.sql");
 
@@ -82,7 +83,7 @@ impl ContextDb {
     /// Opens the file, or creates it, and makes the tables that are missing.
     pub(super) fn open(path: &Path) -> anyhow::Result<ContextDb> {
         let open = || -> anyhow::Result<ContextDb> {
-            let connection = Connection::open(path)?;
+            let connection = open_or_create(path)?;
             connection.busy_timeout(BUSY_TIMEOUT)?;
             make_tables(&connection)?;
             let messages = columns(&connection, "messages", &["session_id", "role", "content"])?;

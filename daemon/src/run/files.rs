@@ -47,6 +47,8 @@ pub(super) struct Facts {
     pub capture_note: Option<String>,
     pub oldest_queued_at: Option<String>,
     pub quarantined: u64,
+    /// Of these, rows of this file that did not get into the cloud.
+    pub refused: u64,
     pub links_parked: u64,
     pub links_waiting: u64,
     pub notes: Vec<QuarantineNote>,
@@ -278,6 +280,8 @@ impl Files {
             .flatten();
         let mut notes = quarantine::list(conn)?;
         let quarantined = u64::try_from(notes.len()).unwrap_or(u64::MAX);
+        let refused =
+            u64::try_from(notes.iter().filter(|entry| entry.direction == "up").count()).unwrap_or(u64::MAX);
         notes.drain(..notes.len().saturating_sub(QUARANTINE_NOTES_MAX));
         let (capture, capture_note) = match &self.capture {
             CaptureHealth::Broken(names) => (
@@ -296,6 +300,7 @@ impl Files {
             capture_note,
             oldest_queued_at,
             quarantined,
+            refused,
             links_parked: count("SELECT count(*) FROM sync_links_parked")?,
             links_waiting: count("SELECT count(*) FROM sync_links_waiting")?,
             notes: notes

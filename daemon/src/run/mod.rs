@@ -36,6 +36,9 @@ use report::{Sources, Totals};
 /// Wishes and hints that may wait for a step to end. What does not fit is said again, or covered by the poll.
 const QUEUE: usize = 64;
 
+/// How long a login that could not be used is left alone.
+const LOGIN_RETRY_MS: Millis = 30_000;
+
 /// How often identities are given in transactions of their own before the page's transaction does it all: an owner that
 /// writes without pause must not keep pulled rows out for ever.
 const IDENTIFY_ROUNDS_MAX: u32 = 50;
@@ -63,6 +66,8 @@ struct Daemon {
     facts: Option<Facts>,
     account: Option<Account>,
     client: Option<Client>,
+    /// A keyring that was locked may be open by then.
+    login_retry_at: Millis,
     stream: Option<AbortHandle>,
     hints_in: mpsc::Sender<Hint>,
     hints: mpsc::Receiver<Hint>,
@@ -89,6 +94,7 @@ impl Daemon {
             facts: None,
             account: None,
             client: None,
+            login_retry_at: 0,
             stream: None,
             hints_in,
             hints,
@@ -229,8 +235,9 @@ impl Daemon {
             self.files = Some(files);
             (self.ready, self.answer, self.page) = (None, None, None);
             self.client = None;
+            self.login_retry_at = 0;
         }
-        if self.client.is_none() {
+        if self.client.is_none() && self.now() >= self.login_retry_at {
             self.reload().await;
         }
         self.on_files(Files::look).await
@@ -355,13 +362,13 @@ impl Daemon {
         if let Some(stream) = self.stream.take() {
             stream.abort();
         }
-        self.client = match self.log_in().await {
-            Ok(client) => client,
-            Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "cannot use the stored login");
-                None
-            }
+        let logged_in = self.log_in().await;
+        self.login_retry_at = self.now() + LOGIN_RETRY_MS;
+        let (client, trouble) = match logged_in {
+            Ok(client) => (client, None),
+            Err(error) => (None, Some(format!("cannot use the stored login: {error:#}"))),
         };
+        self.client = client;
         if let (Some(client), Some(files)) = (&self.client, &self.files)
             && let Ok(device) = files.device_id()
         {
@@ -370,6 +377,10 @@ impl Daemon {
         }
         self.core
             .hint(self.now(), Hint::Credential(self.client.is_some()));
+        if let Some(message) = trouble {
+            tracing::warn!(message);
+            self.core.login_failed(message);
+        }
     }
 
     async fn log_in(&mut self) -> anyhow::Result<Option<Client>> {

@@ -105,7 +105,16 @@ fn unsafe_reason(core: &Core, facts: Option<&Facts>, logged_in: bool) -> Option<
         let rows = view
             .pending
             .max(u64::try_from(view.in_flight).unwrap_or(u64::MAX));
-        return Some(format!("{rows} changes are not in the cloud yet"));
+        return Some(match rows {
+            1 => "1 change is not in the cloud yet".into(),
+            rows => format!("{rows} changes are not in the cloud yet"),
+        });
+    }
+    if facts.refused > 0 {
+        return Some(format!(
+            "{} of this file's rows were refused and are only here",
+            facts.refused
+        ));
     }
     None
 }

@@ -25,8 +25,8 @@ pub(super) async fn follow(client: Client, device: DeviceId, hints: mpsc::Sender
             .await;
         failures = if connected { 0 } else { failures.saturating_add(1) };
         tracing::debug!(%failure, "the event stream ended");
-        if matches!(failure, Failure::Unauthorized { .. }) {
-            // A pull finds the same at once, and says so in the status.
+        if connected || matches!(failure, Failure::Unauthorized { .. }) {
+            // A pull finds at once whether the server is still there, and the status says so.
             let _ = hints.try_send(Hint::SyncRequested { waiter: None });
         }
         let bound = (RECONNECT_MS_BASE << failures.min(10)).min(RECONNECT_MS_MAX);
