@@ -168,14 +168,10 @@ pub fn settle(
             Verdict::Stored | Verdict::Duplicate | Verdict::Superseded => {
                 // A duplicate is acknowledged where its equal stands: that comes with the next pull, and the fields
                 // around the content with it.
-                acknowledge(
-                    tx,
-                    sent,
-                    Stamp {
-                        cursor: cursor.unwrap_or(stamp.cursor),
-                        ..stamp
-                    },
-                )?;
+                let at = cursor
+                    .filter(|_| verdict == Verdict::Duplicate)
+                    .unwrap_or(stamp.cursor);
+                acknowledge(tx, sent, Stamp { cursor: at, ..stamp })?;
                 settled.stored += 1;
                 end(tx, owner, context, sent, false)?;
             }

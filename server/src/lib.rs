@@ -29,6 +29,7 @@ pub mod history;
 pub mod instant;
 pub mod pull;
 pub mod push;
+pub mod rules;
 pub mod stats;
 
 pub mod cluster;

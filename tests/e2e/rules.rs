@@ -1,6 +1,7 @@
 //! The interleavings of PROTOCOL 1 to 4, each with its rule and with the rule taken out. That the second run
 //! breaks is what shows that the first one tests anything.
 
+use coditect_server::rules::{self as server_rules, Rule as ServerRule};
 use coditect_sync::apply::Applied;
 use coditect_sync::outbox;
 use coditect_sync::outbox::BatchLimits;
@@ -18,6 +19,7 @@ struct RuleOut;
 impl Drop for RuleOut {
     fn drop(&mut self) {
         take_out(None);
+        server_rules::take_out(None);
     }
 }
 
@@ -36,6 +38,18 @@ async fn with_and_without(rule: Rule, interleaving: impl AsyncFn() -> Verdict) {
     interleaving().await.expect("with all rules the promises hold");
     let _back = RuleOut;
     take_out(Some(rule));
+    let broken = interleaving().await;
+    assert!(
+        broken.is_err(),
+        "nothing breaks without {rule:?}: the interleaving does not test it"
+    );
+}
+
+/// The same for a rule of the server, which runs on the test's own thread.
+async fn with_and_without_on_the_server(rule: ServerRule, interleaving: impl AsyncFn() -> Verdict) {
+    interleaving().await.expect("with all rules the promises hold");
+    let _back = RuleOut;
+    server_rules::take_out(Some(rule));
     let broken = interleaving().await;
     assert!(
         broken.is_err(),
@@ -329,6 +343,75 @@ async fn a_superseded_insert_ends_the_change_and_takes_the_newer_version() {
         converge(&mut a, &mut b).await?;
         expect("rows on a", a.count("messages"), 2)?;
         expect("edited on a", a.count("messages WHERE content = 'as edited'"), 1)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_server_files_a_plain_insert_that_comes_after_an_edit_of_the_same_origin() {
+    with_and_without_on_the_server(ServerRule::InsertSuperseded, async || {
+        let (mut a, mut b, _server) = two_devices().await;
+        let id = b.say("s", "as first written", "w");
+        b.push_all().await?;
+        b.edit(id, "as edited");
+        b.push_all().await?;
+        a.say("s", "as first written", "w");
+        a.push_all().await?;
+        converge(&mut a, &mut b).await?;
+        expect("edited on b", b.count("messages WHERE content = 'as edited'"), 1)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn p14_a_copied_file_is_noticed_by_the_digest_of_what_the_other_copy_pushed() {
+    with_and_without_on_the_server(ServerRule::DigestCompared, async || {
+        let (mut a, _, server) = two_devices().await;
+        a.say("s", "before", "w0");
+        a.sync().await?;
+        let mut copy = a.copied();
+        a.say("s", "a's own", "w1");
+        a.push_all().await?;
+        copy.say("s", "the copy's own", "w2");
+        if copy.push_all().await.is_ok() {
+            let stored = server
+                .database
+                .count("context_messages WHERE content = 'the copy''s own'")
+                .await;
+            return expect("the copy's row, which counts as sent", stored, 1);
+        }
+        copy.take_new_device_id();
+        copy.sync().await?;
+        a.sync().await?;
+        expect("rows on a", a.count("messages"), 3)?;
+        expect("rows on the copy", copy.count("messages"), 3)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn p14_an_old_copy_does_not_beat_newer_versions_by_arriving_last() {
+    with_and_without_on_the_server(ServerRule::BaseCompared, async || {
+        let (mut a, mut b, _server) = two_devices().await;
+        a.task(TASK, "pending");
+        converge(&mut a, &mut b).await?;
+        let mut copy = a.copied();
+        copy.task(TASK, "in_progress");
+        a.task(TASK, "completed");
+        a.sync().await?;
+        copy.take_new_device_id();
+        copy.sync().await?;
+        expect(
+            "completed on the copy",
+            copy.count("task_tracking WHERE status = 'completed'"),
+            1,
+        )?;
+        converge(&mut a, &mut b).await?;
+        expect(
+            "completed on a",
+            a.count("task_tracking WHERE status = 'completed'"),
+            1,
+        )
     })
     .await;
 }

@@ -30,7 +30,7 @@ pub struct Stepped {
     context: Context,
     pub limits: BatchLimits,
     pub page_rows: u32,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// What a push came to, where it was no plain answer.
@@ -70,8 +70,40 @@ impl Stepped {
             },
             page_rows: 1_000,
             store,
-            _folder: folder,
+            folder,
         }
+    }
+
+    /// A copy of both files under the same device id, as a backup or a cloned disk makes it.
+    pub fn copied(&self) -> Stepped {
+        let folder = tempfile::tempdir().expect("making a folder");
+        for name in ["context.db", "state.db"] {
+            let from = Connection::open(self.folder.path().join(name)).expect("opening the file to copy");
+            let to = folder.path().join(name);
+            from.execute("VACUUM INTO ?1", [to.to_str().expect("a path of ASCII")])
+                .expect("copying the file");
+        }
+        let path = folder.path().join("context.db");
+        Stepped {
+            owner: crate::daemon::open(&path),
+            state: State::open(&folder.path().join("state.db")).expect("opening the state file"),
+            store: Store::open(&path).expect("opening context.db"),
+            api: self.api.clone(),
+            context: self.context.clone(),
+            folder,
+            ..*self
+        }
+    }
+
+    /// What the daemon does once it has noticed that its history has parted.
+    pub fn take_new_device_id(&mut self) {
+        let new = crate::api::new_device();
+        self.store
+            .write(|tx, _| apply::take_new_device_id(tx, new))
+            .expect("taking up a new device id");
+        self.state.clear_batch().expect("clearing the batch");
+        self.context.device = new;
+        self.api = self.api.as_device(new);
     }
 
     pub fn device(&self) -> DeviceId {

@@ -10,6 +10,8 @@ use super::{
     StoredLink, StoredMessage, StoredTask, TaskClaim, TaskEvent, TaskWrite,
 };
 
+use crate::rules::{Rule, holds};
+
 /// What is stored, with the records decided so far laid over it.
 pub(super) struct Planner {
     epoch: i64,
@@ -103,7 +105,7 @@ impl Planner {
         if stored.hash == claim.hash && (!claim.edit || stored.version == claim.version) {
             return Fate::Duplicate(stored.cursor);
         }
-        let ordered = claim.edit || claim.stamp.is_some();
+        let ordered = claim.edit || claim.stamp.is_some() || !holds(Rule::InsertSuperseded);
         if !ordered || is_older(claim.base, claim.stamp, stored.stamp) {
             if self.filed_messages.insert((stored.id, claim.version)) {
                 self.plan.filed_messages.push(FiledMessage {
@@ -350,7 +352,7 @@ fn key(claim: &MessageClaim, occurrence: u32) -> Key {
 fn is_older(base: Option<Stamp>, stamp: Option<Stamp>, stored: Stamp) -> bool {
     match (stamp, base) {
         (Some(stamp), _) => stamp <= stored,
-        (None, Some(base)) => base < stored,
+        (None, Some(base)) => base < stored && holds(Rule::BaseCompared),
         (None, None) => false,
     }
 }
