@@ -120,6 +120,8 @@ pub fn build(
     if read_to > value(tx, "identified_seq")?.unwrap_or(0) {
         set_value(tx, "identified_seq", read_to)?;
     }
+    // An end that this very batch released from quarantine: nothing else would look at its links again.
+    requeue_parked(tx, owner)?;
     builder.finish()
 }
 
