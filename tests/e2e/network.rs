@@ -22,7 +22,7 @@ const EVERY_FAULT: [Fault; 8] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p8_after_every_kind_of_failed_push_the_outbox_drains_by_itself() {
-    let (pair, network, _) = Pair::start_behind_proxies().await;
+    let (pair, network, _to_b) = Pair::start_behind_proxies().await;
     let file = pair.a.open();
     for (n, fault) in EVERY_FAULT.into_iter().enumerate() {
         network.once(PUSH, fault);
@@ -37,7 +37,7 @@ async fn p8_after_every_kind_of_failed_push_the_outbox_drains_by_itself() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p8_after_every_kind_of_failed_pull_and_event_stream_rows_still_arrive() {
-    let (pair, _, network) = Pair::start_behind_proxies().await;
+    let (pair, _to_a, network) = Pair::start_behind_proxies().await;
     let file = pair.a.open();
     for (n, fault) in EVERY_FAULT.into_iter().enumerate() {
         network.once(PULL, fault);
@@ -57,7 +57,7 @@ async fn p8_after_every_kind_of_failed_pull_and_event_stream_rows_still_arrive()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p2_a_push_whose_answer_was_lost_is_sent_again_in_the_same_bytes() {
-    let (pair, network, _) = Pair::start_behind_proxies().await;
+    let (pair, network, _to_b) = Pair::start_behind_proxies().await;
     network.once(PUSH, Fault::LoseAnswer);
     writer::message(&pair.a.open(), "s", "sent twice").unwrap();
     pair.a
@@ -73,7 +73,7 @@ async fn p2_a_push_whose_answer_was_lost_is_sent_again_in_the_same_bytes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p12_a_row_edited_while_its_push_is_under_way_is_sent_again() {
-    let (pair, network, _) = Pair::start_behind_proxies().await;
+    let (pair, network, _to_b) = Pair::start_behind_proxies().await;
     let file = pair.a.open();
     network.once(PUSH, Fault::Hold);
     let id = writer::message(&file, "s", "v0").unwrap();
@@ -90,7 +90,7 @@ async fn p12_a_row_edited_while_its_push_is_under_way_is_sent_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_edited_while_the_answer_to_its_push_is_lost_stays_one_row() {
-    let (pair, network, _) = Pair::start_behind_proxies().await;
+    let (pair, network, _to_b) = Pair::start_behind_proxies().await;
     let file = pair.a.open();
     network.once(PUSH, Fault::Refuse);
     network.once(PUSH, Fault::LoseAnswer);
@@ -107,7 +107,7 @@ async fn a_row_edited_while_the_answer_to_its_push_is_lost_stays_one_row() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_replaced_while_it_is_in_a_batch_stays_one_row() {
-    let (pair, network, _) = Pair::start_behind_proxies().await;
+    let (pair, network, _to_b) = Pair::start_behind_proxies().await;
     let file = pair.a.open();
     network.once(PUSH, Fault::Hold);
     writer::message_with_hash(&file, "h", "s", "v0").unwrap();
@@ -129,7 +129,7 @@ async fn a_row_replaced_while_it_is_in_a_batch_stays_one_row() {
 /// retry gets the old answer. Without holding v2 back, A would stay on v1 for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p6_a_lost_answer_with_a_newer_version_from_elsewhere_ends_on_the_newer_one() {
-    let (pair, to_a, _) = Pair::start_behind_proxies().await;
+    let (pair, to_a, _to_b) = Pair::start_behind_proxies().await;
     let (file_a, file_b) = (pair.a.open(), pair.b.open());
     let task = writer::task(&file_a, "s", "v0").unwrap();
     let message = writer::message_with_hash(&file_a, "h", "s", "v0").unwrap();
@@ -144,7 +144,8 @@ async fn p6_a_lost_answer_with_a_newer_version_from_elsewhere_ends_on_the_newer_
         ))
         .unwrap();
     };
-    to_a.always(PUSH, Fault::Refuse);
+    // Only pushes fail from here on: rows must still come.
+    to_a.always(PUSH, Fault::Status(500));
     to_a.once(PUSH, Fault::LoseAnswer);
     set(&file_a, "v1");
     to_a.wait_for_faults(PUSH, 1).await;
@@ -205,7 +206,7 @@ async fn a_link_whose_ends_come_later_arrives_with_them() {
 /// meanwhile is newer than the other's plain insert, which must not bring the old text back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_insert_that_was_superseded_before_it_was_sent_takes_the_newer_version() {
-    let (pair, _, to_b) = Pair::start_behind_proxies().await;
+    let (pair, _to_a, to_b) = Pair::start_behind_proxies().await;
     for line in [PUSH, PULL, EVENTS] {
         to_b.always(line, Fault::Refuse);
     }
@@ -227,7 +228,7 @@ async fn an_insert_that_was_superseded_before_it_was_sent_takes_the_newer_versio
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn offline_is_shown_and_ends_by_itself() {
-    let (pair, network, _) = Pair::start_behind_proxies().await;
+    let (pair, network, _to_b) = Pair::start_behind_proxies().await;
     for line in [PUSH, PULL, EVENTS] {
         network.always(line, Fault::Refuse);
     }

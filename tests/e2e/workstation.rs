@@ -59,7 +59,7 @@ async fn another_account_is_refused_for_a_file_that_is_bound() {
     let a = Workstation::start(&server.url, &token).await;
     let refused = a.login(&server.url, &server.token(&rival)).await;
     assert_eq!(refused.status.code(), Some(1), "{refused:#?}");
-    assert!(refused.stderr.contains("acme"), "{refused:#?}");
+    assert!(refused.stderr.contains("belongs to"), "{refused:#?}");
     writer::message(&a.open(), "s", "still acme's").unwrap();
     a.sync().await;
     assert_eq!(server.database.count("context_messages").await, 1);

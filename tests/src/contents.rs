@@ -25,15 +25,26 @@ pub struct Contents {
 }
 
 impl Contents {
+    /// All columns, but for `messages.id`.
     pub fn of(workstation: &Workstation) -> Contents {
         Self::read(&workstation.open())
     }
 
-    /// All columns, but for `messages.id`.
     pub fn read(file: &Connection) -> Contents {
+        Self::read_without("", file)
+    }
+
+    /// As [`Contents::of`], but for one more column of `messages`.
+    pub fn without(column: &str, workstation: &Workstation) -> Contents {
+        Self::read_without(column, &workstation.open())
+    }
+
+    fn read_without(without: &str, file: &Connection) -> Contents {
         let columns: Vec<String> = file
-            .prepare("SELECT name FROM pragma_table_info('messages') WHERE name <> 'id' ORDER BY name")
-            .and_then(|mut query| query.query_map([], |row| row.get(0))?.collect())
+            .prepare(
+                "SELECT name FROM pragma_table_info('messages') WHERE name NOT IN ('id', ?1) ORDER BY name",
+            )
+            .and_then(|mut query| query.query_map([without], |row| row.get(0))?.collect())
             .expect("reading the columns of messages");
         Contents {
             messages: rows(file, &format!("SELECT {} FROM messages", columns.join(", "))),
@@ -84,24 +95,31 @@ impl fmt::Debug for Contents {
     }
 }
 
-/// Syncs the workstations until each has what the others had, then compares files, cloud and files again.
+/// Syncs the workstations until each has what the others had, then compares the files with each other.
 ///
 /// # Panics
 /// If they do not hold the same, or `verify` sees a difference that we do not.
 pub async fn converge(workstations: &[&Workstation]) -> Contents {
+    settle(workstations).await;
+    let first = Contents::of(workstations[0]);
+    for workstation in workstations {
+        first.assert_same(&Contents::of(workstation));
+    }
+    first
+}
+
+/// Syncs the workstations until each has what the others had, and has each verify that it holds what the cloud does.
+pub async fn settle(workstations: &[&Workstation]) {
     // Twice: the second round brings what others pushed after one had pulled.
     for _ in 0..2 {
         for workstation in workstations {
             workstation.sync().await;
         }
     }
-    let first = Contents::of(workstations[0]);
     for workstation in workstations {
-        first.assert_same(&Contents::of(workstation));
         let verified = workstation.verify().await;
         assert_eq!(verified["equal"], true, "{verified:#}");
     }
-    first
 }
 
 fn rows(file: &Connection, sql: &str) -> BTreeMap<String, usize> {

@@ -21,8 +21,9 @@ pub const OWNERS_TABLES: &str = include_str!("../../migrations-sqlite/0001_conte
 
 /// One workstation. Dropped, its daemon is killed and its folder removed.
 pub struct Workstation {
-    home: TempDir,
+    /// Before the folder, so that the daemon is gone when that is removed.
     daemon: Option<Running>,
+    home: TempDir,
     http: reqwest::Client,
 }
 
@@ -40,8 +41,8 @@ impl Workstation {
             .build()
             .expect("a client of the status socket");
         Workstation {
-            home,
             daemon: None,
+            home,
             http,
         }
     }

@@ -151,6 +151,11 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // Waited for, so that it writes no more into a folder that is about to be removed. SIGKILL takes effect soon.
+        let _ = self.child.start_kill();
+        while matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::yield_now();
+        }
         if std::thread::panicking() {
             let log = self.log();
             let from = log.floor_char_boundary(log.len().saturating_sub(LOG_TAIL_BYTES));

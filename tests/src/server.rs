@@ -173,21 +173,22 @@ async fn serve(
 
 /// The real `coditect-server` on a database of its own. Dropped, it is killed.
 pub struct ServerProcess {
+    /// Before the folder, so that the server is gone when that is removed.
+    running: Option<Running>,
     pub database: TestDatabase,
     data: TempDir,
     /// Known from the first start on, and kept by every later one.
     address: Option<SocketAddr>,
-    running: Option<Running>,
 }
 
 impl ServerProcess {
     /// A server that runs, with a tenant `acme` and a member `a@acme.test`.
     pub async fn start() -> ServerProcess {
         let mut server = ServerProcess {
+            running: None,
             database: TestDatabase::create().await,
             data: tempfile::tempdir().expect("making a data directory"),
             address: None,
-            running: None,
         };
         server.run().await;
         server.cli(&["tenant", "create", "acme"]).await.ok();
