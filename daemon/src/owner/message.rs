@@ -1,0 +1,214 @@
+//! Messages: every column travels. What has no field of its own on the wire goes in `metadata` under its name.
+
+use coditect_shared::check::{self, Refusal};
+use coditect_shared::{ContentHash, MessageRecord, TenantId};
+use rusqlite::types::{Value, ValueRef};
+use rusqlite::{Connection, Row};
+
+use super::cells::{fingerprint, from_json, text, to_json, unfit, writer_hash};
+use super::{Found, Owner, Unfit, quoted};
+
+/// Columns of `messages` that the contract names and that travel in `metadata`: absent there, they become NULL.
+const METADATA_COLUMNS: [&str; 8] = [
+    "source_type",
+    "source_file",
+    "checkpoint",
+    "extracted_at",
+    "content_length",
+    "has_code",
+    "has_markdown",
+    "agent_context",
+];
+
+/// A message of this file, ready to be sent. Its record has neither `ref` nor `origin`.
+#[derive(Clone, Debug)]
+pub struct LocalMessage {
+    pub record: MessageRecord,
+    pub hash: ContentHash,
+    pub version: i64,
+}
+
+impl Owner {
+    pub fn message_exists(&self, conn: &Connection, id: i64) -> rusqlite::Result<bool> {
+        conn.prepare_cached(&format!(
+            "SELECT 1 FROM messages WHERE {} = ?1",
+            self.message_key()
+        ))?
+        .exists([id])
+    }
+
+    pub fn read_message(
+        &self,
+        conn: &Connection,
+        tenant: TenantId,
+        id: i64,
+    ) -> rusqlite::Result<Found<LocalMessage>> {
+        let mut statement = conn.prepare_cached(&self.select_message)?;
+        let mut rows = statement.query([id])?;
+        let Some(row) = rows.next()? else {
+            return Ok(Found::Gone);
+        };
+        let checked = self.message_record(row).and_then(|record| {
+            let (hash, _) = check::message(tenant, &record)?;
+            Ok((record, hash))
+        });
+        Ok(match checked {
+            Ok((record, hash)) => {
+                let version = record.version(hash);
+                Found::Row(LocalMessage {
+                    record,
+                    hash,
+                    version,
+                })
+            }
+            Err(refusal) => {
+                let fingerprint = fingerprint(row, self.message_columns.len());
+                Found::Unfit(Unfit { refusal, fingerprint })
+            }
+        })
+    }
+
+    /// Whether this file has a column for all that a record carries.
+    pub fn holds_all_of(&self, record: &MessageRecord) -> bool {
+        let here = |name: &str| self.message_columns.iter().any(|column| column == name);
+        record.metadata.keys().all(|name| here(name)) && (record.created_at.is_none() || here("timestamp"))
+    }
+
+    /// Inserts a pulled message; gives its local id and the writer's hash that stands there, which is the one it
+    /// came with if that was free.
+    pub fn insert_message(
+        &self,
+        tx: &Connection,
+        record: &MessageRecord,
+        hash: ContentHash,
+    ) -> rusqlite::Result<(i64, Option<String>)> {
+        let mut columns = self.message_values(record, false);
+        columns.push(("session_id", session_value(record)));
+        let mut writer_hash = None;
+        if self.has_writer_hash() {
+            let free = self.free_writer_hash(tx, record, hash)?;
+            writer_hash = Some(free.clone());
+            columns.push(("hash", Value::Text(free)));
+        }
+        let names = columns
+            .iter()
+            .map(|(name, _)| quoted(name))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let marks = vec!["?"; columns.len()].join(", ");
+        let row_id = tx
+            .prepare_cached(&format!("INSERT INTO messages ({names}) VALUES ({marks})"))?
+            .insert(rusqlite::params_from_iter(
+                columns.into_iter().map(|(_, value)| value),
+            ))?;
+        Ok((row_id, writer_hash))
+    }
+
+    /// Brings a message to a pulled version. Its local id and the writer's hash stay.
+    pub fn update_message(&self, tx: &Connection, id: i64, record: &MessageRecord) -> rusqlite::Result<()> {
+        let columns = self.message_values(record, true);
+        let sets = columns
+            .iter()
+            .map(|(name, _)| format!("{} = ?", quoted(name)))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let sql = format!("UPDATE messages SET {sets} WHERE {} = ?", self.message_key());
+        let values = columns
+            .into_iter()
+            .map(|(_, value)| value)
+            .chain([Value::Integer(id)]);
+        tx.prepare_cached(&sql)?
+            .execute(rusqlite::params_from_iter(values))?;
+        Ok(())
+    }
+
+    fn message_record(&self, row: &Row<'_>) -> Result<MessageRecord, Refusal> {
+        let mut record = MessageRecord::default();
+        for (index, name) in self.message_columns.iter().enumerate() {
+            let value = row
+                .get_ref(index)
+                .map_err(|error| unfit(name, &error.to_string()))?;
+            match name.as_str() {
+                "session_id" => match value {
+                    ValueRef::Null => record.session_null = true,
+                    ValueRef::Integer(number) => record.session_id = number.to_string(),
+                    ValueRef::Text(_) | ValueRef::Real(_) | ValueRef::Blob(_) => {
+                        record.session_id = text(name, value)?.to_owned();
+                    }
+                },
+                "role" => record.role = text(name, value)?.to_owned(),
+                "content" => record.content = text(name, value)?.to_owned(),
+                "hash" => record.hash = writer_hash(value),
+                "timestamp" if matches!(value, ValueRef::Text(_)) => {
+                    record.created_at = Some(text(name, value)?.to_owned());
+                }
+                _ => {
+                    if let Some(json) = to_json(name, value)? {
+                        record.metadata.insert(name.clone(), json);
+                    }
+                }
+            }
+        }
+        Ok(record)
+    }
+
+    /// Values of all columns of this file that a record speaks of, but key, session and writer's hash. An update
+    /// also clears the contract's columns that the record leaves out; an insert leaves those to their defaults.
+    fn message_values<'a>(&self, record: &'a MessageRecord, clearing: bool) -> Vec<(&'a str, Value)> {
+        let mut values = vec![
+            ("role", Value::Text(record.role.clone())),
+            ("content", Value::Text(record.content.clone())),
+        ];
+        let here = |name: &str| self.message_columns.iter().any(|column| column == name);
+        if here("timestamp") {
+            match (&record.created_at, record.metadata.get("timestamp")) {
+                (Some(time), _) => values.push(("timestamp", Value::Text(time.clone()))),
+                (None, Some(other)) => values.push(("timestamp", from_json(other))),
+                (None, None) if clearing => values.push(("timestamp", Value::Null)),
+                (None, None) => {}
+            }
+        }
+        let own_field = ["session_id", "role", "content", "hash", "timestamp"];
+        for (name, value) in &record.metadata {
+            if here(name) && !own_field.contains(&name.as_str()) {
+                values.push((name, from_json(value)));
+            }
+        }
+        if clearing {
+            for name in METADATA_COLUMNS {
+                if here(name) && !record.metadata.contains_key(name) {
+                    values.push((name, Value::Null));
+                }
+            }
+        }
+        values
+    }
+
+    fn free_writer_hash(
+        &self,
+        tx: &Connection,
+        record: &MessageRecord,
+        hash: ContentHash,
+    ) -> rusqlite::Result<String> {
+        let mut taken = tx.prepare_cached("SELECT 1 FROM messages WHERE hash = ?1")?;
+        if let Some(own) = &record.hash
+            && !taken.exists([own])?
+        {
+            return Ok(own.clone());
+        }
+        let origin = record.origin_with(hash);
+        let made = format!("{}:{}", origin.content_hash, origin.occurrence);
+        if !taken.exists([&made])? {
+            return Ok(made);
+        }
+        Ok(format!("{made}:{}", uuid::Uuid::new_v4()))
+    }
+}
+
+fn session_value(record: &MessageRecord) -> Value {
+    if record.session_null {
+        Value::Null
+    } else {
+        Value::Text(record.session_id.clone())
+    }
+}
