@@ -4,14 +4,19 @@
 //! owner has triggers of its own on these tables, what we write may not be what stands there afterwards; then
 //! the flag stays down, and what was queued is taken back row by row where it equals what was pulled.
 
+mod applier;
+mod link;
+mod message;
 mod plan;
-mod row;
+mod stub;
+mod task;
 
-use std::collections::HashMap;
-
-use coditect_shared::wire::{PullPage, Stub};
-use coditect_shared::{ContentHash, DeviceId, LinkRecord, MessageRecord, Stamp, TaskRecord};
+use coditect_shared::wire::PullPage;
+use coditect_shared::{DeviceId, LinkRecord, MessageRecord, Stamp, TaskRecord};
 use rusqlite::{Connection, OptionalExtension as _};
+
+use applier::Applier;
+use stub::foreign_stub;
 
 use crate::identity::{self, Acked};
 use crate::key::{RowKey, Table};
@@ -21,7 +26,7 @@ use crate::quarantine;
 use crate::rules::{Rule, holds};
 use crate::store::{self, set_value, value};
 
-pub use row::{LinkIdentity, link_identity, set_link_acked};
+pub use link::{LinkIdentity, link_identity, set_link_acked};
 
 /// What came of a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,75 +179,6 @@ pub fn take_new_device_id(tx: &Connection, new: DeviceId) -> rusqlite::Result<()
     tx.execute_batch("DELETE FROM sync_held; DELETE FROM sync_links_waiting;")
 }
 
-/// Applies rows to the owner's tables and to our identities.
-struct Applier<'a> {
-    tx: &'a Connection,
-    owner: &'a Owner,
-    context: &'a Context,
-    /// Devices that this file was before; empty outside recovery.
-    former_devices: Vec<DeviceId>,
-    /// Where the owner has triggers: the newest outbox entry from before, and the rows that we wrote.
-    queued_before: Option<i64>,
-    written: Vec<(RowKey, i64)>,
-}
-
-impl<'a> Applier<'a> {
-    fn begin(tx: &'a Connection, owner: &'a Owner, context: &'a Context) -> rusqlite::Result<Self> {
-        let queued_before = if owner.has_triggers() {
-            Some(
-                tx.query_row("SELECT coalesce(max(seq), 0) FROM sync_queue", [], |row| {
-                    row.get(0)
-                })?,
-            )
-        } else if !holds(Rule::GuardFlag) {
-            None
-        } else {
-            tx.prepare_cached("INSERT INTO sync_applying (on_behalf_of) VALUES ('coditect-sync')")?
-                .execute([])?;
-            None
-        };
-        let former_devices = match value::<i64>(tx, "recovering")? {
-            Some(_) => value::<String>(tx, "former_devices")?
-                .unwrap_or_default()
-                .split_whitespace()
-                .filter_map(|id| id.parse().ok())
-                .collect(),
-            None => Vec::new(),
-        };
-        Ok(Self {
-            tx,
-            owner,
-            context,
-            former_devices,
-            queued_before,
-            written: Vec::new(),
-        })
-    }
-
-    fn finish(self) -> rusqlite::Result<()> {
-        let Some(queued_before) = self.queued_before else {
-            self.tx.prepare_cached("DELETE FROM sync_applying")?.execute([])?;
-            return Ok(());
-        };
-        for (key, ident) in &self.written {
-            if self.stands_as_pulled(key, *ident)? {
-                self.tx
-                    .prepare_cached(
-                        "DELETE FROM sync_queue
-                         WHERE table_name = ?1 AND row_id IS ?2 AND row_id2 IS ?3 AND seq > ?4",
-                    )?
-                    .execute(rusqlite::params![
-                        key.table.name(),
-                        key.key,
-                        key.key2,
-                        queued_before
-                    ])?;
-            }
-        }
-        Ok(())
-    }
-}
-
 fn apply_body(
     tx: &Connection,
     owner: &Owner,
@@ -272,66 +208,12 @@ fn apply_body(
     Ok(applier.finish()?)
 }
 
-/// A stub of what this file can neither have sent nor had acknowledged tells that another life of it did.
-fn foreign_stub(
-    tx: &Connection,
-    page: &PullPage,
-    in_flight: Option<&Batch>,
-) -> rusqlite::Result<Option<String>> {
-    let sent: HashMap<(Table, i64), Option<ContentHash>> = in_flight
-        .into_iter()
-        .flat_map(|batch| &batch.records)
-        .map(|sent| ((sent.key.table, sent.ident), sent.hash))
-        .collect();
-    for stub in &page.own {
-        let (table, name, found, content_hash) = match stub {
-            Stub::Message {
-                origin, content_hash, ..
-            } => {
-                let found = identity::message_by_origin(tx, origin)?.map(|found| (found.ident, found.acked));
-                (
-                    Table::Messages,
-                    origin.content_hash.to_string(),
-                    found,
-                    content_hash,
-                )
-            }
-            Stub::Task { id, content_hash, .. } => {
-                let found =
-                    identity::task_by_cloud_id(tx, &id.to_string())?.map(|found| (found.ident, found.acked));
-                (Table::TaskTracking, id.to_string(), found, content_hash)
-            }
-            Stub::Link { .. } => continue,
-        };
-        let Some((ident, acked)) = found else {
-            return Ok(Some(format!(
-                "this device is said to have pushed {} {name}, which is not here",
-                table.name()
-            )));
-        };
-        let stamp = Stamp {
-            epoch: page.epoch,
-            cursor: stub.sync_cursor(),
-        };
-        let is_known = acked.hash == Some(*content_hash)
-            || stamp <= acked.stamp
-            || sent.get(&(table, ident)) == Some(&Some(*content_hash));
-        if !is_known {
-            return Ok(Some(format!(
-                "this device is said to have pushed a version of {} {name} that this file never sent",
-                table.name()
-            )));
-        }
-    }
-    Ok(None)
-}
-
 fn acked_stamp(tx: &Connection, table: Table, ident: i64) -> rusqlite::Result<Stamp> {
     let acked = |acked: Option<Acked>| acked.unwrap_or_default().stamp;
     Ok(match table {
         Table::Messages => acked(identity::message_by_ident(tx, ident)?.map(|found| found.acked)),
         Table::TaskTracking => acked(identity::task_by_ident(tx, ident)?.map(|found| found.acked)),
-        Table::TaskMessages => row::link_by_ident(tx, ident)?
+        Table::TaskMessages => link::link_by_ident(tx, ident)?
             .map(|link| link.stamp)
             .unwrap_or_default(),
     })
