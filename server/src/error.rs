@@ -205,6 +205,18 @@ impl From<anyhow::Error> for ApiError {
     }
 }
 
+/// For statements that make the first row of a tenant or device: a token outlives its tenant for some minutes, the row
+/// that such a statement refers to does not.
+pub(crate) fn tenant_gone(error: tokio_postgres::Error) -> ApiError {
+    if error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION) {
+        return ApiError::Unauthorized {
+            code: "token_invalid",
+            message: "the tenant of the access token does not exist any more".to_owned(),
+        };
+    }
+    error.into()
+}
+
 /// Whether a database error says "not now" (connection gone, shutting down, a lock or statement timeout, a failover
 /// to read-only, a serialisation conflict) and not "never".
 fn is_passing(error: &tokio_postgres::Error) -> bool {

@@ -1,11 +1,14 @@
 //! Events: a device learns at once that its user's head moved, on whichever server it listens.
 
+use coditect_server::app::{self, AppState};
+use coditect_server::events::poll::{self, Seen};
 use coditect_shared::wire::HeadEvent;
 use coditect_tests::api::{Api, Pusher, message};
 use coditect_tests::deadline::PATIENCE;
 use coditect_tests::server::TestServer;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, Response};
+use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 /// A stream of events, read line by line.
@@ -130,6 +133,32 @@ async fn heads_travel_again_after_the_connection_that_carried_them_broke() {
     tokio::select! {
         () = events.reach(2) => {}
         () = push_on() => {}
+    }
+}
+
+#[tokio::test]
+async fn a_head_of_which_no_notification_came_is_found_by_the_poll() {
+    let server = TestServer::start().await;
+    let (_, api) = server.acme().await;
+    // A server of the same database that hears nothing of the others.
+    let state = AppState::new(
+        server.state.pool.clone(),
+        server.state.keys.clone(),
+        server.state.instance_id,
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut there = api.another_device();
+    there.base = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(app::serve(listener, state.clone(), std::future::pending()));
+    let mut events = Events::open(&there).await;
+    assert_eq!(events.next().await, Some(0));
+
+    let mut seen = Seen::default();
+    let mut pusher = Pusher::new(api);
+    for head in 1..=3 {
+        pusher.messages(vec![message("s", &head.to_string())]).await;
+        poll::round(&state, &mut seen).await.unwrap();
+        assert_eq!(events.next().await, Some(head));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Push: once, in order, each record by itself.
 
-use coditect_shared::wire::{PushConflict, PushRequest};
+use coditect_shared::wire::{PullQuery, PushConflict, PushRequest};
 use coditect_tests::api::{batch_of_messages, message};
 use coditect_tests::server::TestServer;
 use serde_json::{Value, json};
@@ -74,4 +74,41 @@ async fn a_batch_of_another_epoch_is_told_the_servers() {
         (error.code.as_str(), &error.details["epoch"]),
         ("epoch_mismatch", &json!(1))
     );
+}
+
+#[tokio::test]
+async fn a_long_answer_is_kept_until_the_next_push_and_marks_for_ever() {
+    let server = TestServer::start().await;
+    let (_, api) = server.acme().await;
+    let rows = || (0..100).map(|n| message("s", &n.to_string())).collect::<Vec<_>>();
+    api.push(&batch_of_messages(1, rows())).await;
+    let duplicates = batch_of_messages(2, rows());
+    let answer = api.push(&duplicates).await;
+    assert_eq!(answer.verdicts.len(), 100);
+    assert_eq!(api.push(&duplicates).await, answer, "it can still be asked for");
+    api.push(&batch_of_messages(3, vec![message("s", "new")])).await;
+    let kept = "context_push_log WHERE answer IS NOT NULL AND push_seq = 2";
+    assert_eq!(server.database.count(kept).await, 0);
+    assert_eq!(
+        server
+            .database
+            .count("context_push_log WHERE mark IS NOT NULL")
+            .await,
+        2
+    );
+}
+
+#[tokio::test]
+async fn a_token_whose_tenant_was_deleted_writes_nothing() {
+    let server = TestServer::start().await;
+    let (caller, api) = server.acme().await;
+    let look = server.database.look().await;
+    look.execute("DELETE FROM tenants WHERE tenant_id = $1", &[&caller.tenant.0])
+        .await
+        .unwrap();
+    let reply = api.try_push(&batch_of_messages(1, vec![message("s", "x")])).await;
+    assert_eq!(reply.error(401).error.code, "token_invalid");
+    let reply = api.try_pull(&PullQuery::default()).await;
+    assert_eq!(reply.error(401).error.code, "token_invalid");
+    assert_eq!(server.database.count("context_heads").await, 0);
 }

@@ -5,7 +5,7 @@
 //! pushes of this process ([`Heads::moved`]), other servers' ([`relay`]), and a calm poll as the fallback ([`poll`]).
 
 mod hub;
-mod poll;
+pub mod poll;
 mod relay;
 
 use std::convert::Infallible;
@@ -17,6 +17,7 @@ use axum::response::sse::{Event, KeepAlive};
 use coditect_shared::wire::HeadEvent;
 use futures_util::Stream;
 use futures_util::stream::unfold;
+use tokio::time::{Instant, sleep_until};
 
 use crate::app::AppState;
 use crate::auth::{Action, Caller};
@@ -30,6 +31,10 @@ use hub::Subscription;
 
 /// A comment after so much silence, so that proxies (60 s as a rule) and half-open connections do not go unnoticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// How long a stream lasts. Whoever listens shows a token only at its beginning, so that it must not go on for ever
+/// once the token has expired or was withdrawn; the device connects anew with a fresh one.
+const STREAM_LIFE: Duration = Duration::from_secs(15 * 60);
 
 /// Tells other servers of this one's heads, and listeners here of theirs, until the server stops. `address` must lead
 /// to PostgreSQL itself and not to a pooler in transaction mode, through which no notification comes.
@@ -53,9 +58,12 @@ pub async fn events(
     let subscription = state.heads.subscribe(caller.tenant, &caller.user);
     let head = current_head(&state, &caller).await?;
     state.heads.learn(caller.tenant, &caller.user, head);
+    // Up to a third longer, so that devices that came together do not come back together.
+    let life = STREAM_LIFE.mul_f64(1.0 + rand::random::<f64>() / 3.0);
     let listener = Listener {
         subscription,
         told: None,
+        end: Instant::now() + life,
         state,
     };
     Ok(Sse::new(unfold(listener, next_event)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
@@ -72,10 +80,12 @@ struct Listener {
     subscription: Subscription,
     /// The head that was told last.
     told: Option<i64>,
+    end: Instant,
     state: AppState,
 }
 
-/// Waits until there is a head to tell: at once for the first, then whenever it moved. Ends when the server stops.
+/// Waits until there is a head to tell: at once for the first, then whenever it moved. Ends with the stream's life, and
+/// when the server stops.
 async fn next_event(mut listener: Listener) -> Option<(Result<Event, Infallible>, Listener)> {
     loop {
         if *listener.state.stopping.borrow() {
@@ -94,6 +104,7 @@ async fn next_event(mut listener: Listener) -> Option<(Result<Event, Infallible>
         tokio::select! {
             moved = listener.subscription.moved() => moved?,
             stopped = listener.state.stopping.changed() => stopped.ok()?,
+            () = sleep_until(listener.end) => return None,
         }
     }
 }

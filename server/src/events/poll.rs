@@ -17,28 +17,38 @@ use crate::tenant::TenantTx;
 /// About the time of a round, and so the longest that a lost notification delays a row.
 const ROUND: Duration = Duration::from_secs(30);
 
+/// Tenants' heads as the last round saw them.
+#[derive(Debug, Default)]
+pub struct Seen(HashMap<TenantId, i64>);
+
 /// Looks at all listeners' heads, round after round, for ever.
 pub(super) async fn run(state: &AppState) {
-    let mut seen: HashMap<TenantId, i64> = HashMap::new();
+    let mut seen = Seen::default();
     loop {
         // Between 0.75 and 1.25 rounds, so that servers started together drift apart.
         sleep(ROUND.mul_f64(0.75 + rand::random::<f64>() / 2.0)).await;
-        let mut tenants: BTreeMap<TenantId, Vec<UserId>> = BTreeMap::new();
-        for (tenant, user) in state.heads.listeners() {
-            tenants.entry(tenant).or_default().push(user);
-        }
-        seen.retain(|tenant, _| tenants.contains_key(tenant));
-        for (tenant, users) in tenants {
-            match look(state, tenant, &users, seen.get(&tenant).copied()).await {
-                Ok(head) => drop(seen.insert(tenant, head)),
-                // The database is away: there is nothing to find, and requests log it.
-                Err(error) => {
-                    tracing::debug!("could not look at heads: {error}");
-                    break;
-                }
-            }
+        if let Err(error) = round(state, &mut seen).await {
+            // The database is away: there is nothing to find, and requests log it.
+            tracing::debug!("could not look at heads: {error}");
         }
     }
+}
+
+/// Looks at each listener's head, and tells it where it is new.
+///
+/// # Errors
+/// Of the database; tenants that were not reached are looked at in the next round.
+pub async fn round(state: &AppState, seen: &mut Seen) -> Result<(), ApiError> {
+    let mut tenants: BTreeMap<TenantId, Vec<UserId>> = BTreeMap::new();
+    for (tenant, user) in state.heads.listeners() {
+        tenants.entry(tenant).or_default().push(user);
+    }
+    seen.0.retain(|tenant, _| tenants.contains_key(tenant));
+    for (tenant, users) in tenants {
+        let head = look(state, tenant, &users, seen.0.get(&tenant).copied()).await?;
+        seen.0.insert(tenant, head);
+    }
+    Ok(())
 }
 
 /// Looks at one tenant's listeners, if its head is another than the one seen last; gives the head.

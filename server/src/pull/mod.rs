@@ -17,7 +17,7 @@ use tokio_postgres::types::Type;
 
 use crate::app::AppState;
 use crate::auth::{Action, Caller, Device};
-use crate::error::ApiError;
+use crate::error::{ApiError, tenant_gone};
 use crate::history::{self, TenantHead};
 use crate::tenant::TenantTx;
 
@@ -242,7 +242,8 @@ async fn note(
             (&query.cursor, Type::INT8),
         ],
     )
-    .await?;
+    .await
+    .map_err(tenant_gone)?;
     tx.commit().await
 }
 

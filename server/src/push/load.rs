@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::Sender;
 use super::plan::{Batch, Key, Known, StoredLink, StoredMessage, StoredTask, missing_occurrences};
 use crate::auth::Caller;
-use crate::error::ApiError;
+use crate::error::{ApiError, tenant_gone};
 use crate::tenant::TenantTx;
 
 /// The transaction of one push, and for whom it is.
@@ -48,7 +48,7 @@ pub(super) async fn lock(scope: &Scope<'_>, device: DeviceId) -> Result<(Committ
         }
         // The first push of this device or tenant. Whoever else makes the row at this moment is waited for, and the
         // row is then locked and read like any other. A batch that is refused rolls it back.
-        tokio::try_join!(make_device(scope, device), make_head(scope))?;
+        tokio::try_join!(make_device(scope, device), make_head(scope)).map_err(tenant_gone)?;
     }
 }
 
@@ -98,27 +98,25 @@ async fn lock_head(scope: &Scope<'_>) -> Result<Option<Head>, ApiError> {
     .transpose()
 }
 
-async fn make_device(scope: &Scope<'_>, device: DeviceId) -> Result<u64, ApiError> {
-    let made = scope.tx.execute_typed(
+async fn make_device(scope: &Scope<'_>, device: DeviceId) -> Result<u64, tokio_postgres::Error> {
+    scope.tx.execute_typed(
         "INSERT INTO context_sync_cursors (tenant_id, user_id, device_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
         &[
             (&scope.caller.tenant.0, Type::UUID),
             (&scope.caller.user.as_str(), Type::TEXT),
             (&device.0, Type::UUID),
         ],
-    ).await?;
-    Ok(made)
+    ).await
 }
 
-async fn make_head(scope: &Scope<'_>) -> Result<u64, ApiError> {
-    let made = scope
+async fn make_head(scope: &Scope<'_>) -> Result<u64, tokio_postgres::Error> {
+    scope
         .tx
         .execute_typed(
             "INSERT INTO context_heads (tenant_id) VALUES ($1) ON CONFLICT DO NOTHING",
             &[(&scope.caller.tenant.0, Type::UUID)],
         )
-        .await?;
-    Ok(made)
+        .await
 }
 
 /// The answer to the batch that was committed under the sender's push_seq, word for word.

@@ -22,6 +22,7 @@ use coditect_shared::limits::PUSH_RECORDS_MAX;
 use coditect_shared::wire::{PushAnswer, PushConflict, PushRequest};
 use coditect_shared::{ContentHash, DeviceId};
 use serde_json::json;
+use tracing::Instrument as _;
 
 use crate::answer::RequestId;
 use crate::app::AppState;
@@ -58,12 +59,20 @@ pub async fn push(
     };
     let intake = Intake::check(caller.tenant, request);
     let turn = state.turns.wait(caller.tenant).await?;
-    let stored = store(&state, &caller, &sender, intake).await?;
-    drop(turn);
-    if let Some(head) = stored.moved_to {
-        state.heads.moved(caller.tenant, &caller.user, head);
-    }
-    Ok(([(CONTENT_TYPE, "application/json")], stored.answer).into_response())
+    // From here on a client that hangs up stops nothing: a commit that nobody waits for any more must still be told
+    // to the user's other devices.
+    let storing = async move {
+        let stored = store(&state, &caller, &sender, intake).await?;
+        drop(turn);
+        if let Some(head) = stored.moved_to {
+            state.heads.moved(caller.tenant, &caller.user, head);
+        }
+        Ok::<_, ApiError>(stored.answer)
+    };
+    let answer = tokio::spawn(storing.in_current_span())
+        .await
+        .map_err(anyhow::Error::from)??;
+    Ok(([(CONTENT_TYPE, "application/json")], answer).into_response())
 }
 
 /// What is known of a push before its records are looked at.

@@ -54,6 +54,7 @@ pub(super) async fn write(
         writer.advance_head(),
         writer.advance_device(),
         writer.add_to_log(&log),
+        writer.prune_answers(),
         writer.audit(&log),
         writer.add_to_totals(&log),
     )?;

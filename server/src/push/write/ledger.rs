@@ -8,6 +8,9 @@ use super::{Log, Writer, all_rows};
 use crate::audit;
 use crate::error::ApiError;
 
+/// Below it an answer stands in its row and not beside it (PostgreSQL moves out what makes a row larger than 2 KB).
+const SHORT_ANSWER_BYTES: i32 = 2_000;
+
 impl Writer<'_> {
     /// The one update of the tenant's head. A batch of nothing but duplicates moves no head.
     pub(super) async fn advance_head(&self) -> Result<(), ApiError> {
@@ -75,6 +78,27 @@ impl Writer<'_> {
                     (&count(log.answer.rejected.len()), Type::INT4),
                     (&(self.sender.bytes as i64), Type::INT8),
                     (&log.text, Type::TEXT),
+                ],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// The answer before this one cannot be asked for any more: nobody resends a batch after the next one. A short one
+    /// stays, since taking it out would cost more room than it takes.
+    pub(super) async fn prune_answers(&self) -> Result<(), ApiError> {
+        self.scope
+            .tx
+            .execute_typed(
+                "UPDATE context_push_log SET answer = NULL
+                  WHERE tenant_id = $1 AND user_id = $2 AND device_id = $3 AND push_seq = $4
+                    AND octet_length(answer) > $5",
+                &[
+                    (&self.tenant(), Type::UUID),
+                    (&self.user, Type::TEXT),
+                    (&self.sender.device.0, Type::UUID),
+                    (&(self.sender.push_seq - 1), Type::INT8),
+                    (&SHORT_ANSWER_BYTES, Type::INT4),
                 ],
             )
             .await?;
