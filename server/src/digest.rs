@@ -18,7 +18,7 @@ use crate::tenant::TenantTx;
 pub async fn digest(State(state): State<AppState>, caller: Caller) -> Result<Json<DigestAnswer>, ApiError> {
     caller.role.may(Action::Read)?;
     let tx = TenantTx::begin_snapshot(&state.pool, caller.tenant, &caller.user).await?;
-    let (tenant, head, messages, tasks, task_messages) = tokio::try_join!(
+    let (tenant, head, messages, tasks, task_messages) = tokio::try_join!(biased;
         history::tenant_head(&tx, &caller),
         history::head(&tx, &caller),
         table(&tx, &caller, MESSAGES),

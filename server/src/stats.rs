@@ -59,7 +59,7 @@ pub struct DeviceStats {
 pub async fn stats(State(state): State<AppState>, caller: Caller) -> Result<Json<Stats>, ApiError> {
     caller.role.may(Action::Read)?;
     let tx = TenantTx::begin_snapshot(&state.pool, caller.tenant, &caller.user).await?;
-    let (totals, devices, head) = tokio::try_join!(
+    let (totals, devices, head) = tokio::try_join!(biased;
         totals(&tx, &caller),
         devices(&tx, &caller),
         history::head(&tx, &caller)

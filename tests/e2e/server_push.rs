@@ -2,6 +2,7 @@
 
 use coditect_shared::wire::{PullQuery, PushConflict, PushRequest};
 use coditect_tests::api::{batch_of_messages, message};
+use coditect_tests::deadline::until;
 use coditect_tests::server::TestServer;
 use serde_json::{Value, json};
 
@@ -111,4 +112,31 @@ async fn a_token_whose_tenant_was_deleted_writes_nothing() {
     let reply = api.try_pull(&PullQuery::default()).await;
     assert_eq!(reply.error(401).error.code, "token_invalid");
     assert_eq!(server.database.count("context_heads").await, 0);
+}
+
+#[tokio::test]
+async fn a_push_whose_client_hung_up_is_stored_whole() {
+    // The client gives up while its push waits for the tenant's head, which another push holds.
+    let server = TestServer::start().await;
+    let (_, api) = server.acme().await;
+    api.push(&batch_of_messages(1, vec![message("s", "one")])).await;
+    let look = server.database.look().await;
+    look.batch_execute("BEGIN; SELECT FROM context_heads FOR UPDATE")
+        .await
+        .unwrap();
+    let waiting = "pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    let batch = batch_of_messages(2, vec![message("s", "two"), message("s", "three")]);
+    tokio::select! {
+        reply = api.try_push(&batch) => panic!("answered while the head was held: {reply:#?}"),
+        _ = until("the push waits", async || server.database.count(waiting).await, |n| *n == 1) => {}
+    }
+    look.batch_execute("COMMIT").await.unwrap();
+    until(
+        "all of it is stored",
+        async || server.database.count("context_messages").await,
+        |n| *n == 3,
+    )
+    .await;
+    let again = api.push(&batch).await;
+    assert_eq!((again.synced, again.cursor), (2, 3), "the stored answer");
 }

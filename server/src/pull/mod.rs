@@ -39,7 +39,7 @@ pub async fn pull(
         limit: asked.limit,
         stubs: asked.query.stubs.unwrap_or_default(),
     };
-    let ((), known, tenant, head, proof, messages, tasks, links) = tokio::try_join!(
+    let ((), known, tenant, head, proof, messages, tasks, links) = tokio::try_join!(biased;
         tx.by_index(),
         device_row(&tx, &caller, device),
         history::tenant_head(&tx, &caller),
@@ -157,7 +157,7 @@ async fn proof(tx: &TenantTx, caller: &Caller, asked: &query::Asked) -> Result<P
             None => Ok(None),
         }
     };
-    let (at_cursor, at_witness) = tokio::try_join!(at_cursor, at_witness)?;
+    let (at_cursor, at_witness) = tokio::try_join!(biased; at_cursor, at_witness)?;
     Ok(Proof {
         at_cursor,
         at_witness,

@@ -42,13 +42,15 @@ pub(super) struct Head {
 /// Locks the device, then the head. Always in this order, so that two pushes cannot wait for each other.
 pub(super) async fn lock(scope: &Scope<'_>, device: DeviceId) -> Result<(Committed, Head), ApiError> {
     loop {
-        let locked = tokio::try_join!(scope.tx.by_index(), lock_device(scope, device), lock_head(scope))?;
+        let locked =
+            tokio::try_join!(biased; scope.tx.by_index(), lock_device(scope, device), lock_head(scope))?;
         if let ((), Some(committed), Some(head)) = locked {
             return Ok((committed, head));
         }
         // The first push of this device or tenant. Whoever else makes the row at this moment is waited for, and the
         // row is then locked and read like any other. A batch that is refused rolls it back.
-        tokio::try_join!(make_device(scope, device), make_head(scope)).map_err(tenant_gone)?;
+        make_device(scope, device).await.map_err(tenant_gone)?;
+        make_head(scope).await.map_err(tenant_gone)?;
     }
 }
 
@@ -177,7 +179,7 @@ pub(super) async fn known(scope: &Scope<'_>, head: &Head, batch: &Batch) -> Resu
         known.occurrences,
         known.tasks,
         known.links,
-    ) = tokio::try_join!(
+    ) = tokio::try_join!(biased;
         messages(scope, origins.into_iter().collect()),
         taken_keys(scope, keys.into_iter().collect()),
         occurrences_of(scope, edited.into_iter().collect()),

@@ -1,6 +1,7 @@
 //! Writes a planned batch, set-wise: one statement a table, whatever the number of rows, all in one go.
 //!
-//! The statements depend on nothing but the plan, so they are sent together and PostgreSQL runs them in this order:
+//! The statements depend on nothing but the plan, so they are sent together and PostgreSQL runs them in this order
+//! (`biased` keeps it, and lets the first error be the one that is told, not those that follow from it):
 //! replaced versions into the history, updates, inserts, further history, tasks and their events, links, then the head,
 //! the device, the log, the audit and the totals.
 
@@ -43,7 +44,7 @@ pub(super) async fn write(
         intake,
         plan,
     };
-    tokio::try_join!(
+    tokio::try_join!(biased;
         writer.file_replaced_messages(),
         writer.update_messages(),
         writer.insert_messages(),
