@@ -38,8 +38,12 @@ struct Comparison {
 struct Table {
     table: &'static str,
     equal: bool,
+    /// Rows.
     here: u64,
     cloud: u64,
+    /// Over all rows, as 16 hexadecimal digits.
+    digest_here: String,
+    digest_cloud: String,
     /// Of `here`: rows deleted in this file, which the cloud keeps. That is equality.
     deleted_here: u64,
     differing: Vec<Bucket>,
@@ -171,6 +175,8 @@ fn table(name: &'static str, here: &TableDigest, cloud: &TableDigest, deleted_he
         equal: here == cloud,
         here: here.rows,
         cloud: cloud.rows,
+        digest_here: format!("{:016x}", here.digest),
+        digest_cloud: format!("{:016x}", cloud.digest),
         deleted_here,
         differing: differing
             .map(|(bucket, here, cloud)| Bucket { bucket, here, cloud })
@@ -181,7 +187,13 @@ fn table(name: &'static str, here: &TableDigest, cloud: &TableDigest, deleted_he
 fn page(comparison: &Comparison) -> String {
     let mut text = String::new();
     for table in &comparison.tables {
-        let verdict = if table.equal { "equal" } else { "DIFFERS" };
+        let verdict = match table.equal {
+            true => format!("equal, digest {}", table.digest_here),
+            false => format!(
+                "DIFFERS, digest {} here, {} in the cloud",
+                table.digest_here, table.digest_cloud
+            ),
+        };
         text.push_str(&format!(
             "{:<14} {:>9} here {:>9} in the cloud  {verdict}",
             table.table,
@@ -269,6 +281,10 @@ mod tests {
         let text = page(&comparison);
         assert!(
             text.contains("1 only in the cloud: deleted here") && text.contains("equal at cursor 5"),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!("{:016x}", local.messages.digest)),
             "{text}"
         );
     }
