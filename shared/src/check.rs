@@ -246,6 +246,8 @@ mod tests {
 
     const TENANT: TenantId = TenantId(Uuid::from_u128(7));
 
+    type Change = fn(&mut TaskRecord);
+
     fn a_task() -> TaskRecord {
         TaskRecord {
             id: Uuid::from_u128(1).to_string(),
@@ -257,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_bad_field_is_named_with_its_code() {
-        let cases: [(fn(&mut TaskRecord), &str, &str); 8] = [
+        let cases: [(Change, &str, &str); 8] = [
             (|t| t.status = "done".into(), "invalid_field", "status"),
             (|t| t.outcome = Some("good".into()), "invalid_field", "outcome"),
             (|t| t.outcome_score = Some(2.0), "invalid_field", "outcome_score"),

@@ -124,7 +124,7 @@ pub async fn settle(workstations: &[&Workstation]) {
 
 fn rows(file: &Connection, sql: &str) -> BTreeMap<String, usize> {
     let mut query = file.prepare(sql).expect("preparing a query");
-    let names: Vec<String> = query.column_names().into_iter().map(str::to_owned).collect();
+    let names: Vec<String> = query.column_names().map(str::to_owned).collect();
     let mut found = BTreeMap::new();
     let mut rows = query.query([]).expect("reading the owner's rows");
     while let Some(row) = rows.next().expect("reading a row") {
