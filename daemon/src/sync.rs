@@ -16,6 +16,10 @@ pub type Millis = u64;
 /// How often the file is looked at where no hint comes: `data_version` costs about 4 µs.
 pub const LOOK_EVERY_MS: Millis = 1_000;
 
+/// When the file is looked at after a hint, each from the look before. The hint comes with the write to the -wal, but a
+/// commit shows only after that, where the owner syncs to the disk some tens of milliseconds after.
+const LOOKS_AFTER_HINT_MS: [Millis; 4] = [2, 8, 30, 120];
+
 /// How often the server is asked where no event comes.
 pub const PULL_EVERY_MS: Millis = 30_000;
 
@@ -201,6 +205,8 @@ pub struct Core {
     view: View,
     looked: bool,
     look_at: Millis,
+    /// Looks of `LOOKS_AFTER_HINT_MS` that are done or arranged.
+    looks_after_hint: usize,
     pull_at: Millis,
     head: i64,
     answered: bool,
@@ -243,6 +249,7 @@ impl Core {
             view: View::default(),
             looked: false,
             look_at: 0,
+            looks_after_hint: LOOKS_AFTER_HINT_MS.len(),
             pull_at: 0,
             head: 0,
             answered: false,
@@ -354,7 +361,10 @@ impl Core {
 
     pub fn hint(&mut self, now: Millis, hint: Hint) {
         match hint {
-            Hint::File => self.look_at = now,
+            Hint::File => {
+                self.look_at = self.look_at.min(now + LOOKS_AFTER_HINT_MS[0]);
+                self.looks_after_hint = 1;
+            }
             Hint::Head(head) => {
                 self.head = self.head.max(head);
                 self.reachable(now);
@@ -451,7 +461,9 @@ impl Core {
         match step {
             Step::Look => {
                 self.looked = true;
-                self.look_at = now + LOOK_EVERY_MS;
+                let after_hint = LOOKS_AFTER_HINT_MS.get(self.looks_after_hint);
+                self.looks_after_hint += usize::from(after_hint.is_some());
+                self.look_at = now + after_hint.copied().unwrap_or(LOOK_EVERY_MS);
                 for waiter in &mut self.waiters {
                     waiter.target_seq.get_or_insert(view.newest_seq);
                 }
@@ -752,5 +764,45 @@ impl Core {
 
     pub fn complaint(&self) -> Option<&Complaint> {
         self.complaint.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looks until `until` and finds the file unchanged each time.
+    fn looks(core: &mut Core, from: Millis, until: Millis) -> Vec<Millis> {
+        let mut at = Vec::new();
+        let mut now = from;
+        while now < until {
+            match core.next(now) {
+                Next::Do(step) => {
+                    assert_eq!(step, Step::Look);
+                    at.push(now - from);
+                    core.done(now, &step, Outcome::Looked(View::default()));
+                }
+                Next::WaitUntil(time) => now = time,
+            }
+        }
+        at
+    }
+
+    #[test]
+    fn p1_a_commit_that_shows_a_moment_after_its_hint_is_not_left_to_the_poll() {
+        let mut core = Core::new(1, false, false);
+        assert_eq!(looks(&mut core, 0, 2_500), [0, 1_000, 2_000]);
+        core.hint(2_500, Hint::File);
+        assert_eq!(looks(&mut core, 2_500, 4_000), [2, 10, 40, 160, 1_160]);
+    }
+
+    #[test]
+    fn p1_hints_without_pause_do_not_put_the_look_off() {
+        let mut core = Core::new(1, false, false);
+        looks(&mut core, 0, 100);
+        for now in 100..=102 {
+            core.hint(now, Hint::File);
+        }
+        assert_eq!(core.next(102), Next::Do(Step::Look));
     }
 }
