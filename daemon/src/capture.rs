@@ -55,7 +55,7 @@ pub fn install(tx: &Connection, owner: &Owner) -> rusqlite::Result<()> {
 }
 
 /// Marks that every row that stands in the file now is to be queued once.
-pub fn begin_backfill(tx: &Connection, _owner: &Owner) -> rusqlite::Result<()> {
+pub fn begin_backfill(tx: &Connection) -> rusqlite::Result<()> {
     set_value(tx, "backfill_table", "messages")?;
     set_value(tx, "backfill_at", Value::Null)?;
     set_value(tx, "backfill_at2", Value::Null)
@@ -73,28 +73,48 @@ pub fn backfill_step(tx: &Connection, owner: &Owner) -> rusqlite::Result<bool> {
     };
     let at: Value = value(tx, "backfill_at")?.unwrap_or(Value::Null);
     let at2: Value = value(tx, "backfill_at2")?.unwrap_or(Value::Null);
+    // The first part and those that follow are statements of their own, so that each is a search and not a scan.
+    let begun = at != Value::Null;
     let (source, next) = match table.as_str() {
         "messages" => {
             let key = owner.message_key();
-            let rest = format!("FROM messages WHERE ?1 IS NULL OR {key} > ?1 ORDER BY {key}");
-            (format!("SELECT {key}, NULL {rest}"), Some("task_tracking"))
+            let rest = if begun {
+                format!("WHERE {key} > ?1")
+            } else {
+                String::new()
+            };
+            (
+                format!("SELECT {key}, NULL FROM messages {rest} ORDER BY {key}"),
+                Some("task_tracking"),
+            )
         }
-        "task_tracking" => (
-            "SELECT id, NULL FROM task_tracking WHERE id IS NOT NULL AND (?1 IS NULL OR id > ?1) ORDER BY id".into(),
-            Some("task_messages"),
-        ),
-        _ => (
-            "SELECT task_id, message_id FROM task_messages
-             WHERE task_id IS NOT NULL AND message_id IS NOT NULL AND (?1 IS NULL OR (task_id, message_id) > (?1, ?2))
-             ORDER BY task_id, message_id"
-                .into(),
-            None,
-        ),
+        "task_tracking" => {
+            let rest = if begun { "id > ?1" } else { "id IS NOT NULL" };
+            (
+                format!("SELECT id, NULL FROM task_tracking WHERE {rest} ORDER BY id"),
+                Some("task_messages"),
+            )
+        }
+        _ => {
+            let rest = if begun {
+                "(task_id, message_id) > (?1, ?2)"
+            } else {
+                "1"
+            };
+            (
+                format!(
+                    "SELECT task_id, message_id FROM task_messages
+                     WHERE task_id IS NOT NULL AND message_id IS NOT NULL AND {rest} ORDER BY task_id, message_id"
+                ),
+                None,
+            )
+        }
     };
     let mut rows: Vec<(Value, Value)> = Vec::new();
     {
-        // ?2 stands in every statement, so that one set of parameters fits all.
-        let mut statement = tx.prepare_cached(&format!("{source} LIMIT ?3 + 0 * (?2 IS NULL)"))?;
+        // All parameters stand in every statement, so that one set of them fits all.
+        let sql = format!("{source} LIMIT ?3 + 0 * (?1 IS NULL) + 0 * (?2 IS NULL)");
+        let mut statement = tx.prepare_cached(&sql)?;
         let mut found = statement.query(rusqlite::params![at, at2, BACKFILL_ROWS])?;
         while let Some(row) = found.next()? {
             rows.push((row.get(0)?, row.get(1)?));

@@ -85,7 +85,18 @@ pub fn identify_message(
             };
             return Ok(Identified::Gone(tombstone));
         }
-        Found::Unfit(unfit) => return Ok(Identified::Unfit(unfit, identity.map(|identity| identity.ident))),
+        Found::Unfit(unfit) => {
+            // A row written anew buries the old one even if it cannot travel yet: the entries that tell so end here.
+            let ops = ops_after(tx, row_id, identity.as_ref().map_or(0, |old| old.seen_seq))?;
+            if let Some(old) = &identity
+                && ops.fresh
+                && holds(Rule::OpsDecide)
+            {
+                bury(tx, old)?;
+                identity = None;
+            }
+            return Ok(Identified::Unfit(unfit, identity.map(|identity| identity.ident)));
+        }
         Found::Row(message) => message,
     };
     let seen = identity.as_ref().map_or(0, |identity| identity.seen_seq);
@@ -93,6 +104,7 @@ pub fn identify_message(
     if let Some(old) = &identity
         && !is_same_row(old, &message, ops.fresh)
     {
+        requeue_links(tx, old.ident, row_id)?;
         bury(tx, old)?;
         identity = None;
     }
@@ -304,6 +316,17 @@ fn is_same_row(identity: &MessageIdentity, message: &LocalMessage, fresh: bool) 
     let same_writer_hash = identity.writer_hash.is_some() && identity.writer_hash == message.record.hash;
     identity.origin.session_id == message.record.session_id
         && (same_writer_hash || !fresh || !holds(Rule::OpsDecide))
+}
+
+/// Links that still stand under the row's id belong to the new row now; no trigger tells of that.
+fn requeue_links(tx: &Connection, ident: i64, row_id: i64) -> rusqlite::Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO sync_queue (table_name, row_id, row_id2, op)
+         SELECT 'task_messages', t.local_id, ?2, 'scan' FROM sync_links l JOIN sync_tasks t ON t.ident = l.task
+         WHERE l.message = ?1",
+    )?
+    .execute([ident, row_id])?;
+    Ok(())
 }
 
 /// Leaves a tombstone of what was sent or acknowledged; anything else dies with its row and frees its number.

@@ -185,9 +185,14 @@ pub fn settle(
                 }
             }
             Verdict::Rejected => {
-                return Err(ApplyError::Protocol(format!(
-                    "the server rejected record {index} without a reason"
-                )));
+                // Whatever it means, the same answer would come again for ever.
+                settled.rejected += 1;
+                let refused = quarantine::Refused {
+                    code: "rejected",
+                    message: "the server gave no reason",
+                };
+                quarantine::add_up(tx, &sent.key, &fingerprint(sent), &refused, &context.now)?;
+                end(tx, owner, context, sent, false)?;
             }
         }
     }
@@ -245,6 +250,15 @@ pub fn give_up(
     for sent in &batch.records {
         quarantine::add_up(tx, &sent.key, &fingerprint(sent), refused, &context.now)?;
         end(tx, owner, context, sent, false)?;
+    }
+    Ok(())
+}
+
+/// Lets the rows of a batch that the server does not take wait behind all others. The push_seq stays unused.
+pub fn defer(tx: &Connection, batch: &Batch) -> rusqlite::Result<()> {
+    for sent in &batch.records {
+        sent.key.unqueue(tx, sent.covered)?;
+        sent.key.queue(tx, "scan")?;
     }
     Ok(())
 }
@@ -408,6 +422,7 @@ impl Builder<'_> {
                     .execute([link])?;
             }
             let ident = link_of_rows(tx, &task_id, message_id)?;
+            quarantine::lift(tx, key)?;
             return self.end_unsent(key, ident, covered);
         };
         let Some((task, message)) = self.ends_of_link(&task_id, message_id)? else {
@@ -428,6 +443,10 @@ impl Builder<'_> {
                 .execute([link.ident])?;
         }
         if link.acked && link.acked_sequence == sequence {
+            quarantine::lift(tx, key)?;
+            return self.end_unsent(key, Some(link.ident), covered);
+        }
+        if quarantine::keeps(tx, key, &sequence.unwrap_or_default().to_be_bytes())? {
             return self.end_unsent(key, Some(link.ident), covered);
         }
         self.request.task_messages.push(LinkRecord {

@@ -112,6 +112,12 @@ impl State {
         Ok(())
     }
 
+    /// The batch is not sent any more, but may have arrived: it stays as a variant of its push_seq.
+    pub fn retire_batch(&mut self) -> anyhow::Result<()> {
+        self.conn.execute("UPDATE batch SET current = 0", [])?;
+        Ok(())
+    }
+
     pub fn is_paused(&self) -> anyhow::Result<bool> {
         Ok(self
             .conn

@@ -13,6 +13,7 @@ use rusqlite::types::{FromSql, ToSql};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 use uuid::Uuid;
 
+use crate::apply;
 use crate::capture;
 use crate::owner::{Owner, ShapeError};
 
@@ -84,6 +85,7 @@ impl Store {
             path: path.to_path_buf(),
         };
         store.migrate()?;
+        store.repair_tables()?;
         store.refresh_owner()?;
         Ok(store)
     }
@@ -103,6 +105,66 @@ impl Store {
 
     pub fn owner(&self) -> &Owner {
         &self.owner
+    }
+
+    /// Whether the schema is another one than when the shape of the owner's tables was last read.
+    pub fn schema_changed(&self) -> rusqlite::Result<bool> {
+        let version: i64 = self
+            .conn
+            .pragma_query_value(None, "schema_version", |row| row.get(0))?;
+        Ok(version != self.owner.schema_version())
+    }
+
+    /// Makes our tables and indexes again where somebody dropped them; whether there were any.
+    ///
+    /// The outbox goes on with the numbers that it had reached: identities have seen them. All rows are then looked at,
+    /// since changes were lost. Without identities this file is a stranger to what it sent: it takes up a new device id,
+    /// and learns from a pull which of its rows are known.
+    pub fn repair_tables(&mut self) -> Result<bool, StoreError> {
+        if missing_objects(&self.conn)?.is_empty() {
+            return Ok(false);
+        }
+        let tx = self
+            .conn
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let missing = missing_objects(&tx)?;
+        let lost = |table: &str| missing.iter().any(|(name, _)| name == table);
+        for (_, sql) in &missing {
+            tx.execute_batch(sql)?;
+        }
+        if lost("sync_state") {
+            set_value(
+                &tx,
+                "schema_version",
+                i64::try_from(MIGRATIONS.len()).expect("a handful"),
+            )?;
+            set_value(&tx, "device_id", Uuid::new_v4().to_string())?;
+        }
+        if lost("sync_queue") {
+            tx.execute(
+                "INSERT OR REPLACE INTO sqlite_sequence (rowid, name, seq)
+                 SELECT (SELECT rowid FROM sqlite_sequence WHERE name = 'sync_queue'), 'sync_queue', max(
+                   (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'sync_queue'),
+                   (SELECT coalesce(max(seen_seq), 0) FROM sync_messages),
+                   (SELECT coalesce(max(CAST(value AS INTEGER)), 0) FROM sync_state
+                    WHERE key IN ('identified_seq', 'recovery_seq')))",
+                [],
+            )?;
+        }
+        if ["sync_state", "sync_messages", "sync_tasks", "sync_links"]
+            .into_iter()
+            .any(lost)
+        {
+            apply::take_new_device_id(&tx, DeviceId(Uuid::new_v4()))?;
+        }
+        if missing
+            .iter()
+            .any(|(name, _)| MIGRATIONS[0].contains(&format!("CREATE TABLE {name} ")))
+        {
+            capture::begin_backfill(&tx)?;
+        }
+        tx.commit()?;
+        Ok(true)
     }
 
     /// Reads the shape of the owner's tables anew if the schema has changed since.
@@ -196,6 +258,11 @@ impl Store {
             path: self.path.display().to_string(),
             source,
         })?;
+        if found == 0 && any_of_ours(&self.conn)? {
+            // Only the table that says so was dropped.
+            self.repair_tables()?;
+            return Ok(());
+        }
         let tx = self
             .conn
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -216,7 +283,7 @@ impl Store {
             // Triggers first, in the same transaction as the mark: whatever is written later is queued by them, and
             // whatever is there now by the backfill.
             capture::install(&tx, &owner)?;
-            capture::begin_backfill(&tx, &owner)?;
+            capture::begin_backfill(&tx)?;
         }
         tx.commit()?;
         Ok(())
@@ -238,6 +305,28 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Our tables and indexes that are not in the file, with what makes them; tables first.
+fn missing_objects(conn: &Connection) -> rusqlite::Result<Vec<(String, String)>> {
+    // What the migrations make is asked of SQLite itself.
+    let wanted = Connection::open_in_memory()?;
+    for sql in MIGRATIONS {
+        wanted.execute_batch(sql)?;
+    }
+    let mut statement = wanted.prepare(
+        "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name LIKE 'sync\\_%' ESCAPE '\\'
+         ORDER BY type DESC, name",
+    )?;
+    let mut here = conn.prepare_cached("SELECT 1 FROM sqlite_master WHERE name = ?1")?;
+    let mut missing = Vec::new();
+    for object in statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))? {
+        let (name, sql) = object?;
+        if !here.exists([&name])? {
+            missing.push((name, sql));
+        }
+    }
+    Ok(missing)
 }
 
 /// The account that a file is bound to.
@@ -293,6 +382,10 @@ fn schema_version(conn: &Connection) -> rusqlite::Result<i64> {
         return Ok(0);
     }
     Ok(value(conn, "schema_version")?.unwrap_or(0))
+}
+
+fn any_of_ours(conn: &Connection) -> rusqlite::Result<bool> {
+    table_exists(conn, "sync_messages")
 }
 
 pub(crate) fn table_exists(conn: &Connection, name: &str) -> rusqlite::Result<bool> {

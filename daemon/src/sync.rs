@@ -4,6 +4,9 @@
 //! are milliseconds of a monotonic clock. Whatever fails, `next` never waits without a time at which it ends (P8):
 //! the poll of the file and of the server is always armed, and a failure only moves the next try.
 
+use std::collections::BTreeMap;
+
+use coditect_shared::limits::BATCH_ROWS;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -27,6 +30,15 @@ pub const PULL_EVERY_MS: Millis = 30_000;
 pub const BACKOFF_BASE_MS: Millis = 500;
 pub const BACKOFF_CAP_MS: Millis = 60_000;
 
+/// A draw of the jitter below this is raised to it: what failed at once would fail at once again.
+pub const BACKOFF_FLOOR_MS: Millis = 50;
+
+/// The longest `Retry-After` that is believed: a proxy that says a year must not stop the sync for one.
+pub const RETRY_AFTER_CAP_MS: Millis = 15 * 60_000;
+
+/// How often somebody who may only read tries to push all the same: roles change on the server.
+pub const FORBIDDEN_RETRY_MS: Millis = 5 * 60_000;
+
 /// Rows asked for in a page at first, and the range in which their number follows the time that applying takes.
 const PAGE_ROWS: u32 = 500;
 const PAGE_ROWS_MIN: u32 = 50;
@@ -35,10 +47,9 @@ const PAGE_ROWS_MAX: u32 = 2_000;
 /// How long a transaction on context.db may take before pages get smaller.
 const APPLY_MS_MAX: Millis = 20;
 
-/// Failed tries of the same batch after which it is halved; and after which a single record is given up where nothing
-/// else has been taken meanwhile, so that it may be the server that is ill.
-const TRIES_BEFORE_HALVING: u32 = 3;
-const TRIES_BEFORE_GIVING_UP: u32 = 8;
+/// Failed tries of the same batch after which it is halved, and after which a single record has to wait behind the
+/// others. Once a batch has been divided, a part of it gets one try: dividing loses nothing.
+const TRIES_BEFORE_DIVIDING: u32 = 3;
 
 const LOGIN_FAILED: &str = "login_unusable";
 
@@ -50,14 +61,18 @@ pub enum Step {
     /// Queue the next part of the rows that were there before us, or give queued rows their identities.
     Backfill,
     Identify,
-    /// Build a batch from the outbox and persist it.
-    Build,
+    /// Build a batch of at most this many records from the outbox and persist it.
+    Build {
+        rows: usize,
+    },
     /// Send the batch in flight.
     Push,
     /// Take the verdicts into the file.
     Settle,
     /// Send only half of the batch in flight.
     Halve,
+    /// Let the one record of the batch in flight wait behind the others: the server may be ill, not the record.
+    Defer,
     /// Quarantine the one record of the batch in flight.
     GiveUp {
         code: String,
@@ -135,12 +150,16 @@ pub enum Outcome {
     Answered,
     Settled {
         view: View,
-        progress: bool,
+        /// Records that are dealt with, and links that step behind the others since an end of theirs is not there.
+        ended: usize,
+        deferred: usize,
         head: i64,
     },
     Pulled {
         head: i64,
         has_more: bool,
+        /// Whether the page has to be applied: an empty one that ends where the file stands says nothing new.
+        news: bool,
     },
     Applied {
         view: View,
@@ -186,12 +205,15 @@ pub struct Complaint {
     pub retry_at: Option<Millis>,
     /// It came from reading the file; else a write that succeeds ends it.
     on_look: bool,
+    /// It came from a push: a pull that succeeds does not end it.
+    on_push: bool,
 }
 
 #[derive(Debug)]
 struct Waiter {
     id: u64,
-    /// Everything up to here must have left the outbox. None: the file has not been looked at since the request.
+    /// Everything up to here must have left the outbox. None: the file has not been looked at since the request, or
+    /// rows that stand in it are still being queued.
     target_seq: Option<i64>,
     /// A pull that began after the request has brought the head, and then: its page is in the file.
     page_came: bool,
@@ -216,21 +238,35 @@ pub struct Core {
     paused: bool,
     credential: bool,
     read_only: bool,
-    /// Nothing goes over the network before.
+    /// Nothing goes over the network before; the second of these is the server's own wish, which nobody's hurry ends.
     backoff_until: Millis,
+    asked_to_wait_until: Millis,
     failures: u32,
-    /// No step on the file before, and no push: each has its own trouble, that of one must not hold up the other.
+    /// No step but a look before this, no push, no pull for a head that was announced: each has its own trouble, that
+    /// of one must not hold up the other.
     file_not_before: Millis,
     push_not_before: Millis,
+    pull_not_before: Millis,
     file_failures: u32,
+    /// Complete pages in a row that did not reach the head that was announced.
+    short_pages: u32,
+    /// Times in a row that the server called the batch's epoch wrong.
+    epoch_misses: u32,
     /// Failed tries of the batch in flight that were not the network's fault.
     tries: u32,
     halve: bool,
+    defer: bool,
     give_up: Option<(String, String)>,
-    /// Another batch was taken since the first of these tries: it is this one that is ill.
-    pushed_since: bool,
-    /// A pull has succeeded since the batch last failed: the server as such is well.
+    /// Among this many records at the head of the outbox is one that the server does not take; 0: none is looked for.
+    span: usize,
+    /// Records that wait behind the others, since the server did not take them: their place in the outbox, and how many
+    /// batches had been taken by then. If more have been when one fails again, it is the record that is ill.
+    suspects: BTreeMap<i64, u64>,
+    taken: u64,
+    /// A pull has succeeded since the batch last failed: the server as such is well. Where that failed too, the batch
+    /// is tried again all the same: it may be the pull alone that is ill by now.
     server_is_well: bool,
+    pull_failed_too: bool,
     page_rows: u32,
     complaint: Option<Complaint>,
     waiters: Vec<Waiter>,
@@ -260,15 +296,23 @@ impl Core {
             credential,
             read_only: false,
             backoff_until: 0,
+            asked_to_wait_until: 0,
             failures: 0,
             file_not_before: 0,
             push_not_before: 0,
+            pull_not_before: 0,
             file_failures: 0,
-            pushed_since: false,
+            short_pages: 0,
+            epoch_misses: 0,
             tries: 0,
             halve: false,
+            defer: false,
             give_up: None,
+            span: 0,
+            suspects: BTreeMap::new(),
+            taken: 0,
             server_is_well: true,
+            pull_failed_too: false,
             page_rows: PAGE_ROWS,
             complaint: None,
             waiters: Vec::new(),
@@ -284,25 +328,28 @@ impl Core {
             // The file cannot be used; nothing else makes sense before it can.
             return Next::WaitUntil(self.look_at);
         }
+        if now < self.file_not_before {
+            // Every step reads or writes a file.
+            return Next::WaitUntil(self.look_at.min(self.file_not_before));
+        }
         if let Some(step) = self.step_on_file() {
-            return if now < self.file_not_before {
-                Next::WaitUntil(self.look_at.min(self.file_not_before))
-            } else {
-                Next::Do(step)
-            };
+            return Next::Do(step);
         }
         if !self.may_use_network() {
             return Next::WaitUntil(self.look_at);
         }
-        if now < self.backoff_until {
-            return Next::WaitUntil(self.look_at.min(self.backoff_until));
+        let closed_until = self.backoff_until.max(self.asked_to_wait_until);
+        if now < closed_until {
+            return Next::WaitUntil(self.look_at.min(closed_until));
         }
         match self.step_over_network(now) {
             Some(step) => Next::Do(step),
-            None if self.push_not_before > now => {
-                Next::WaitUntil(self.look_at.min(self.pull_at).min(self.push_not_before))
+            None => {
+                let tries = [self.push_not_before, self.pull_not_before];
+                let armed = [self.look_at, self.pull_at];
+                let next = tries.into_iter().filter(|at| *at > now).chain(armed).min();
+                Next::WaitUntil(next.unwrap_or(self.look_at))
             }
-            None => Next::WaitUntil(self.look_at.min(self.pull_at)),
         }
     }
 
@@ -325,6 +372,9 @@ impl Core {
         if self.halve {
             return Some(Step::Halve);
         }
+        if self.defer {
+            return Some(Step::Defer);
+        }
         if let Some((code, message)) = &self.give_up {
             return Some(Step::GiveUp {
                 code: code.clone(),
@@ -340,19 +390,30 @@ impl Core {
             limit: self.page_rows,
         };
         // A new device, and one that recovers, learns what is there before it sends.
-        if self.view.epoch == 0 || self.view.recovering || !self.server_is_well {
+        let unproven = !self.server_is_well && !self.pull_failed_too;
+        if self.view.epoch == 0 || self.view.recovering || unproven {
             return Some(pull);
         }
-        if !self.read_only && now >= self.push_not_before {
+        if now >= self.push_not_before {
             if self.view.in_flight > 0 {
                 return Some(Step::Push);
             }
             if self.view.pending > 0 {
-                return Some(Step::Build);
+                return Some(Step::Build {
+                    rows: match self.span {
+                        0 => BATCH_ROWS,
+                        span => span.div_ceil(2),
+                    },
+                });
             }
         }
-        let asked = self.waiters.iter().any(|waiter| !waiter.pulled);
-        (self.head > self.view.cursor || now >= self.pull_at || asked).then_some(pull)
+        // A waiter without a target is not served by a pull: the next look gives it one.
+        let asked = self
+            .waiters
+            .iter()
+            .any(|waiter| !waiter.pulled && waiter.target_seq.is_some());
+        let called = (self.head > self.view.cursor || asked) && now >= self.pull_not_before;
+        (called || now >= self.pull_at).then_some(pull)
     }
 
     fn may_use_network(&self) -> bool {
@@ -408,6 +469,7 @@ impl Core {
             count,
             retry_at: None,
             on_look: false,
+            on_push: false,
         });
     }
 
@@ -416,28 +478,39 @@ impl Core {
         match outcome {
             Outcome::Looked(view) | Outcome::Built(view) => self.viewed(now, step, view),
             Outcome::Answered => {
-                self.succeeded(now);
-                self.tries = 0;
-                self.pushed_since = true;
+                self.pushed(now);
                 self.answered = true;
             }
-            Outcome::Settled { view, progress, head } => {
+            Outcome::Settled {
+                view,
+                ended,
+                deferred,
+                head,
+            } => {
                 self.answered = false;
                 self.head = self.head.max(head);
                 self.viewed(now, step, view);
-                if !progress {
+                if deferred > 0 {
+                    self.prolong_waits();
+                }
+                if deferred > 0 && ended == 0 {
                     // Nothing but links whose ends are not there yet: no use in asking again at once.
                     self.back_off(now, None);
                 }
             }
-            Outcome::Pulled { head, has_more } => {
+            Outcome::Pulled { head, has_more, news } => {
                 self.succeeded(now);
                 self.server_is_well = true;
+                self.pull_failed_too = false;
                 self.head = self.head.max(head);
-                self.page = Some(PageState { has_more });
                 for waiter in &mut self.waiters {
                     // Hints are taken between steps: whoever has a target by now asked before this pull began.
                     waiter.page_came = !has_more && waiter.target_seq.is_some();
+                }
+                if news {
+                    self.page = Some(PageState { has_more });
+                } else {
+                    self.caught_up(now);
                 }
             }
             Outcome::Applied { view, took_ms } => self.applied(now, step, view, took_ms),
@@ -445,7 +518,12 @@ impl Core {
             Outcome::Parted { reason } => {
                 self.answered = false;
                 self.page = None;
+                self.identities_first = false;
                 self.parted = Some(reason);
+                if *step == Step::Look {
+                    self.looked = true;
+                    self.look_at = now + LOOK_EVERY_MS;
+                }
             }
             Outcome::Failed {
                 trouble,
@@ -457,15 +535,27 @@ impl Core {
     }
 
     fn viewed(&mut self, now: Millis, step: &Step, view: View) {
+        if view.epoch != self.view.epoch {
+            // The head was one of another life of the server.
+            self.head = view.cursor;
+        }
+        let left_behind = self.view.newest_seq;
         self.view = view;
+        // What has left the outbox is no suspect any more.
+        self.suspects = self.suspects.split_off(&view.oldest_seq);
+        if view.pending == 0 && view.in_flight == 0 {
+            self.span = 0;
+        }
         match step {
             Step::Look => {
                 self.looked = true;
                 let after_hint = LOOKS_AFTER_HINT_MS.get(self.looks_after_hint);
                 self.looks_after_hint += usize::from(after_hint.is_some());
                 self.look_at = now + after_hint.copied().unwrap_or(LOOK_EVERY_MS);
-                for waiter in &mut self.waiters {
-                    waiter.target_seq.get_or_insert(view.newest_seq);
+                if !view.backfilling && view.capture_ok {
+                    for waiter in &mut self.waiters {
+                        waiter.target_seq.get_or_insert(view.newest_seq);
+                    }
                 }
                 self.forget_complaint(|complaint| complaint.trouble == Trouble::File && complaint.on_look);
                 return;
@@ -474,21 +564,39 @@ impl Core {
             Step::Halve => {
                 self.halve = false;
                 self.tries = 0;
-                self.push_not_before = now;
+            }
+            Step::Defer => {
+                self.defer = false;
+                self.tries = 0;
+                self.span = 0;
+                if view.newest_seq > left_behind {
+                    self.suspects.insert(view.newest_seq, self.taken);
+                }
+                self.prolong_waits();
             }
             Step::GiveUp { .. } => {
                 self.give_up = None;
                 self.tries = 0;
+                self.span = 0;
                 self.push_not_before = now;
                 self.complaint = None;
             }
             Step::TakeNewDeviceId { .. } => {
                 self.parted = None;
                 self.halve = false;
+                self.defer = false;
                 self.give_up = None;
+                self.suspects.clear();
+                self.span = 0;
                 self.tries = 0;
             }
-            Step::Backfill | Step::Build | Step::Push | Step::Settle | Step::Pull { .. } | Step::Apply => {}
+            Step::Backfill if !view.backfilling => self.look_at = now,
+            Step::Backfill
+            | Step::Build { .. }
+            | Step::Push
+            | Step::Settle
+            | Step::Pull { .. }
+            | Step::Apply => {}
         }
         self.file_failures = 0;
         self.forget_complaint(|complaint| complaint.trouble == Trouble::File);
@@ -503,47 +611,92 @@ impl Core {
             self.page_rows = (self.page_rows + self.page_rows / 4).min(PAGE_ROWS_MAX);
         }
         if complete {
-            self.pull_at = now + PULL_EVERY_MS + self.rng.random_range(0..PULL_EVERY_MS / 4);
-            for waiter in &mut self.waiters {
-                waiter.pulled |= waiter.page_came;
-            }
+            self.caught_up(now);
+        }
+    }
+
+    /// All of what the server showed is in the file.
+    fn caught_up(&mut self, now: Millis) {
+        self.pull_at = now + PULL_EVERY_MS + self.rng.random_range(0..PULL_EVERY_MS / 4);
+        for waiter in &mut self.waiters {
+            waiter.pulled |= waiter.page_came;
+        }
+        if self.view.cursor < self.head {
+            // A replica that is behind, or an event of before a failover: asking again at once would show the same.
+            self.short_pages = self.short_pages.saturating_add(1);
+            self.pull_not_before = now + self.jitter(self.short_pages);
+        } else {
+            self.short_pages = 0;
+            self.pull_not_before = now;
+        }
+    }
+
+    /// The server has taken a batch.
+    fn pushed(&mut self, now: Millis) {
+        self.succeeded(now);
+        self.forget_complaint(|complaint| complaint.on_push);
+        self.read_only = false;
+        self.push_not_before = now;
+        self.epoch_misses = 0;
+        self.tries = 0;
+        self.taken += 1;
+        self.span = self.span.saturating_sub(self.view.in_flight);
+    }
+
+    /// Records stepped behind the others: whoever waits for them goes on waiting.
+    fn prolong_waits(&mut self) {
+        for waiter in &mut self.waiters {
+            waiter.target_seq = waiter.target_seq.map(|target| target.max(self.view.newest_seq));
         }
     }
 
     fn failed(&mut self, now: Millis, step: &Step, trouble: Trouble, code: String, message: String) {
-        let mut retry_after = None;
-        match &trouble {
-            Trouble::Unreachable | Trouble::Diverged => {}
-            Trouble::Busy { retry_after_ms } => retry_after = *retry_after_ms,
-            Trouble::EpochMismatch => self.server_is_well = false,
-            Trouble::TooLarge if *step == Step::Push => self.divide(&code, &message),
-            Trouble::Server | Trouble::Refused if *step == Step::Push => {
-                self.push_failed(now, &code, &message);
-            }
-            Trouble::TooLarge | Trouble::Server | Trouble::Refused => {}
-            Trouble::Unauthorized => self.credential = false,
-            Trouble::Forbidden if *step == Step::Push => self.read_only = true,
-            Trouble::Forbidden => {}
-            Trouble::File => {
-                self.file_failures += 1;
-                self.file_not_before = now + self.jitter(self.file_failures);
-                self.look_at = now + LOOK_EVERY_MS;
-                self.looked &= *step != Step::Look;
-            }
-        }
-        match &trouble {
+        match (&trouble, step) {
+            (Trouble::File, _) => {}
             // What these ask for is done at once; a push that failed has its own wait.
-            Trouble::File | Trouble::EpochMismatch => {}
-            Trouble::Server | Trouble::Refused | Trouble::TooLarge if *step == Step::Push => {}
-            Trouble::Forbidden if *step == Step::Push => {}
-            Trouble::Unreachable
-            | Trouble::Busy { .. }
-            | Trouble::Server
-            | Trouble::Refused
-            | Trouble::TooLarge
-            | Trouble::Unauthorized
-            | Trouble::Forbidden
-            | Trouble::Diverged => self.back_off(now, retry_after),
+            (Trouble::EpochMismatch, Step::Push) => {
+                self.server_is_well = false;
+                self.pull_failed_too = false;
+                self.epoch_misses = self.epoch_misses.saturating_add(1);
+                if self.epoch_misses > 1 {
+                    // The pull in between did not help.
+                    self.push_not_before = now + self.jitter(self.epoch_misses);
+                }
+            }
+            (Trouble::TooLarge, Step::Push) => self.divide(&code, &message),
+            (Trouble::Server | Trouble::Refused, Step::Push) => self.push_failed(now, &code, &message),
+            (Trouble::Forbidden, Step::Push) => {
+                self.read_only = true;
+                self.push_not_before = now + FORBIDDEN_RETRY_MS;
+            }
+            (Trouble::Unauthorized, _) => {
+                self.credential = false;
+                self.back_off(now, None);
+            }
+            (Trouble::Server | Trouble::Refused, Step::Pull { .. }) => {
+                self.pull_failed_too = true;
+                self.back_off(now, None);
+            }
+            (Trouble::Busy { retry_after_ms }, _) => self.back_off(now, *retry_after_ms),
+            (
+                Trouble::Unreachable
+                | Trouble::Server
+                | Trouble::Refused
+                | Trouble::TooLarge
+                | Trouble::Forbidden
+                | Trouble::EpochMismatch
+                | Trouble::Diverged,
+                _,
+            ) => self.back_off(now, None),
+        }
+        let is_on_file = !matches!(step, Step::Push | Step::Pull { .. });
+        if trouble == Trouble::File || is_on_file {
+            self.file_failures = self.file_failures.saturating_add(1);
+            self.file_not_before = now + self.jitter(self.file_failures);
+        }
+        if *step == Step::Look {
+            self.look_at = now + LOOK_EVERY_MS;
+            self.looked = false;
         }
         if *step == Step::Apply {
             // The page is pulled again: it may have been what was wrong.
@@ -553,67 +706,90 @@ impl Core {
             Some(before) if before.code == code => before.count + 1,
             Some(_) | None => 1,
         };
-        let not_before = if trouble == Trouble::File {
-            self.file_not_before
-        } else {
-            self.backoff_until
+        let not_before = match (&trouble, step) {
+            (Trouble::File, _) => self.file_not_before,
+            (_, Step::Push) => self.push_not_before.max(self.backoff_until),
+            (_, _) => self.backoff_until,
         };
-        let retry_at = self.may_use_network().then_some(not_before.max(now));
-        let on_look = *step == Step::Look;
+        let retry_at = self
+            .may_use_network()
+            .then_some(not_before.max(self.asked_to_wait_until).max(now));
         self.complaint = Some(Complaint {
+            on_look: *step == Step::Look,
+            on_push: *step == Step::Push && is_of_a_push(&trouble),
             trouble,
             code,
             message,
             count,
             retry_at,
-            on_look,
         });
     }
 
-    /// The fault may be the server's as a whole, which mends itself, or one row's, which must not stall the rest: that
-    /// is told by a pull that succeeds and by other batches that are taken.
+    /// The fault may be the server's as a whole, which mends itself, or one row's, which must not stall the rest. That
+    /// the server can be asked tells nothing of how it writes: what tells is another batch that it takes. So a record
+    /// that fails alone steps behind the others, and is given up only if it fails again after one of them was taken.
     fn push_failed(&mut self, now: Millis, code: &str, message: &str) {
-        self.tries += 1;
-        if self.tries == 1 {
-            self.pushed_since = false;
-        }
+        self.tries = self.tries.saturating_add(1);
         self.push_not_before = now + self.jitter(self.tries);
         let is_ours = self.server_is_well;
         self.server_is_well = false;
-        let enough = match (self.view.in_flight, self.pushed_since) {
-            (1, false) => TRIES_BEFORE_GIVING_UP,
-            (_, _) => TRIES_BEFORE_HALVING,
-        };
-        if is_ours && self.tries >= enough {
-            self.divide(code, message);
+        self.pull_failed_too = false;
+        let is_part = self.span > 0 && self.view.in_flight > 1;
+        if !is_ours || (!is_part && self.tries < TRIES_BEFORE_DIVIDING) {
+            return;
         }
+        if self.view.in_flight > 1 {
+            self.halve();
+        } else if self.others_taken_since() {
+            self.give_up = Some((code.to_owned(), message.to_owned()));
+        } else if self.view.pending > 1 {
+            self.defer = true;
+        }
+        // Else it is the only one: it stalls nobody, and the server may take it yet.
+    }
+
+    /// Whether the record at the head of the outbox failed before, and others were taken since.
+    fn others_taken_since(&self) -> bool {
+        let before = self.suspects.get(&self.view.oldest_seq);
+        before.is_some_and(|taken| *taken < self.taken)
     }
 
     /// The batch as it is will not be taken: half of it, or without its only record.
     fn divide(&mut self, code: &str, message: &str) {
         if self.view.in_flight > 1 {
-            self.halve = true;
+            self.halve();
         } else {
             self.give_up = Some((code.to_owned(), message.to_owned()));
         }
     }
 
-    fn back_off(&mut self, now: Millis, at_least: Option<Millis>) {
+    fn halve(&mut self) {
+        self.halve = true;
+        self.span = self.view.in_flight;
+    }
+
+    /// `asked`: how long the server wants to be left alone.
+    fn back_off(&mut self, now: Millis, asked: Option<Millis>) {
         self.failures = self.failures.saturating_add(1);
-        self.backoff_until = now + at_least.unwrap_or(0) + self.jitter(self.failures);
+        let wait = self.jitter(self.failures);
+        self.backoff_until = now + wait;
+        if let Some(asked) = asked {
+            self.asked_to_wait_until = now + asked.min(RETRY_AFTER_CAP_MS) + wait;
+        }
     }
 
     fn jitter(&mut self, failures: u32) -> Millis {
         let bound = BACKOFF_BASE_MS
             .saturating_mul(1 << failures.min(16))
             .min(BACKOFF_CAP_MS);
-        self.rng.random_range(0..=bound)
+        self.rng.random_range(0..=bound).max(BACKOFF_FLOOR_MS)
     }
 
     fn succeeded(&mut self, now: Millis) {
         self.failures = 0;
         self.backoff_until = now;
-        self.forget_complaint(|complaint| complaint.trouble != Trouble::File);
+        self.asked_to_wait_until = now;
+        self.forget_complaint(|complaint| complaint.trouble != Trouble::File && !complaint.on_push);
     }
 
     fn forget_complaint(&mut self, of: impl Fn(&Complaint) -> bool) {
@@ -638,6 +814,7 @@ impl Core {
         self.failures = 0;
         self.backoff_until = now;
         self.push_not_before = now;
+        self.pull_not_before = now;
         self.file_not_before = now;
         self.look_at = now;
         self.pull_at = now;
@@ -718,9 +895,12 @@ impl Core {
         }
         match trouble {
             Some(Trouble::Diverged) => return State::Blocked,
-            Some(Trouble::Unreachable | Trouble::Busy { .. } | Trouble::Server) => return State::Offline,
+            Some(Trouble::Unreachable | Trouble::Busy { .. }) => return State::Offline,
+            // A server that can be asked is there, even if it does not take what we push.
+            Some(Trouble::Server) if !(self.server_is_well && self.is_of_a_push()) => return State::Offline,
             Some(
-                Trouble::Refused
+                Trouble::Server
+                | Trouble::Refused
                 | Trouble::TooLarge
                 | Trouble::Unauthorized
                 | Trouble::Forbidden
@@ -754,6 +934,10 @@ impl Core {
             && self.parted.is_none()
     }
 
+    fn is_of_a_push(&self) -> bool {
+        self.complaint.as_ref().is_some_and(|complaint| complaint.on_push)
+    }
+
     pub fn view(&self) -> &View {
         &self.view
     }
@@ -767,42 +951,19 @@ impl Core {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Looks until `until` and finds the file unchanged each time.
-    fn looks(core: &mut Core, from: Millis, until: Millis) -> Vec<Millis> {
-        let mut at = Vec::new();
-        let mut now = from;
-        while now < until {
-            match core.next(now) {
-                Next::Do(step) => {
-                    assert_eq!(step, Step::Look);
-                    at.push(now - from);
-                    core.done(now, &step, Outcome::Looked(View::default()));
-                }
-                Next::WaitUntil(time) => now = time,
-            }
-        }
-        at
-    }
-
-    #[test]
-    fn p1_a_commit_that_shows_a_moment_after_its_hint_is_not_left_to_the_poll() {
-        let mut core = Core::new(1, false, false);
-        assert_eq!(looks(&mut core, 0, 2_500), [0, 1_000, 2_000]);
-        core.hint(2_500, Hint::File);
-        assert_eq!(looks(&mut core, 2_500, 4_000), [2, 10, 40, 160, 1_160]);
-    }
-
-    #[test]
-    fn p1_hints_without_pause_do_not_put_the_look_off() {
-        let mut core = Core::new(1, false, false);
-        looks(&mut core, 0, 100);
-        for now in 100..=102 {
-            core.hint(now, Hint::File);
-        }
-        assert_eq!(core.next(102), Next::Do(Step::Look));
+/// Troubles that a pull which succeeds does not end: the server is there, and does not take what we push.
+fn is_of_a_push(trouble: &Trouble) -> bool {
+    match trouble {
+        Trouble::Server | Trouble::Refused | Trouble::TooLarge => true,
+        Trouble::Unreachable
+        | Trouble::Busy { .. }
+        | Trouble::Unauthorized
+        | Trouble::Forbidden
+        | Trouble::Diverged
+        | Trouble::EpochMismatch
+        | Trouble::File => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -175,6 +175,8 @@ impl<'a> Applier<'a> {
     ) -> Result<(), ApplyError> {
         match error.sqlite_error_code() {
             Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig) => {}
+            // A trigger of the owner said RAISE(IGNORE).
+            None if matches!(error, rusqlite::Error::StatementChangedRows(_)) => {}
             Some(_) | None => return Err(error.into()),
         }
         if self.tx.is_autocommit() {

@@ -9,6 +9,7 @@ use super::message::origin_name;
 use super::plan::{Decision, Known, LocalRow, decide};
 use crate::identity::{self, Acked};
 use crate::key::{RowKey, Table};
+use crate::quarantine;
 use crate::rules::{Rule, holds};
 
 /// A link between two identities, as `sync_links` holds it.
@@ -44,6 +45,20 @@ pub fn link_identity(tx: &Connection, task: i64, message: i64) -> rusqlite::Resu
 
 pub(super) fn link_by_ident(tx: &Connection, ident: i64) -> rusqlite::Result<Option<LinkIdentity>> {
     link_where(tx, "ident = ?1", &[&ident])
+}
+
+/// The local key of a link, if both its ends have one.
+pub(super) fn link_key(conn: &Connection, ident: i64) -> rusqlite::Result<Option<RowKey>> {
+    let Some(link) = link_by_ident(conn, ident)? else {
+        return Ok(None);
+    };
+    let (task, message) = (
+        identity::task_by_ident(conn, link.task)?,
+        identity::message_by_ident(conn, link.message)?.and_then(|message| message.row_id),
+    );
+    Ok(task
+        .zip(message)
+        .map(|(task, row_id)| RowKey::link(&task.local_id, row_id)))
 }
 
 pub fn set_link_acked(
@@ -107,6 +122,8 @@ impl Applier<'_> {
                 {
                     Ok(()) => {
                         set_link_acked(self.tx, link.ident, record.sequence, stamp)?;
+                        quarantine::lift_down(self.tx, Table::TaskMessages, &link_name(record))?;
+                        quarantine::lift(self.tx, &key)?;
                         self.note_written(key, link.ident);
                         Ok(())
                     }

@@ -137,6 +137,8 @@ impl Applier<'_> {
         };
         self.acknowledge_message(&identity, origin, &acked)?;
         quarantine::lift_down(self.tx, Table::Messages, &origin_name(origin))?;
+        // An entry belongs to a content, which stands here no more.
+        quarantine::lift(self.tx, &RowKey::message(row_id))?;
         self.note_written(RowKey::message(row_id), identity.ident);
         Ok(())
     }

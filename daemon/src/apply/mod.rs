@@ -75,6 +75,11 @@ pub fn apply_page(
             page.cursor
         )));
     }
+    if page.has_more && (page.epoch, page.cursor) == (epoch, cursor) {
+        return Err(ApplyError::Protocol(format!(
+            "there is more than this page, which ends where it began, at cursor {cursor}"
+        )));
+    }
     if holds(Rule::IdentitiesFirst)
         && !identity::identify_queued(tx, owner, context.tenant, context.device, identities_max)?
     {
@@ -147,6 +152,63 @@ pub fn end_of_change(
         apply_body(tx, owner, context, table, &body, held)?;
     }
     Ok(())
+}
+
+/// Whether a version is held for a row that has no change pending: the change ended otherwise, as when its row made
+/// way to a new one under the same id.
+pub fn held_without_change(conn: &Connection) -> rusqlite::Result<bool> {
+    let mut held = conn.prepare_cached("SELECT table_name, ident FROM sync_held")?;
+    let mut rows = held.query([])?;
+    while let Some(row) = rows.next()? {
+        if !is_change_pending(conn, &row.get::<_, String>(0)?, row.get(1)?)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Applies or drops what is held for rows without a pending change.
+pub fn release_held(tx: &Connection, owner: &Owner, context: &Context) -> Result<(), ApplyError> {
+    let held: Vec<(String, i64, String, Stamp)> = tx
+        .prepare_cached("SELECT table_name, ident, body, epoch, cursor FROM sync_held")?
+        .query_map([], |row| {
+            let stamp = Stamp {
+                epoch: row.get(3)?,
+                cursor: row.get(4)?,
+            };
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, stamp))
+        })?
+        .collect::<Result<_, _>>()?;
+    for (name, ident, body, stamp) in held {
+        if is_change_pending(tx, &name, ident)? {
+            continue;
+        }
+        tx.prepare_cached("DELETE FROM sync_held WHERE table_name = ?1 AND ident = ?2")?
+            .execute(rusqlite::params![name, ident])?;
+        if let Some(table) = Table::from_name(&name)
+            && plan::held_applies(acked_stamp(tx, table, ident)?, stamp, false)
+        {
+            apply_body(tx, owner, context, table, &body, stamp)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_change_pending(conn: &Connection, table: &str, ident: i64) -> rusqlite::Result<bool> {
+    let key = match Table::from_name(table) {
+        Some(Table::Messages) => identity::message_by_ident(conn, ident)?
+            .and_then(|found| found.row_id)
+            .map(RowKey::message),
+        Some(Table::TaskTracking) => {
+            identity::task_by_ident(conn, ident)?.map(|found| RowKey::task(&found.local_id))
+        }
+        Some(Table::TaskMessages) => link::link_key(conn, ident)?,
+        None => None,
+    };
+    match key {
+        Some(key) => key.is_pending(conn),
+        None => Ok(false),
+    }
 }
 
 /// Pulled rows that `quarantine retry` released.

@@ -89,6 +89,7 @@ impl Applier<'_> {
         };
         identity::set_task_acked(self.tx, identity.ident, &Acked { version, ..pulled })?;
         quarantine::lift_down(self.tx, Table::TaskTracking, &identity.cloud_id)?;
+        quarantine::lift(self.tx, &RowKey::task(&identity.local_id))?;
         self.note_written(RowKey::task(&identity.local_id), identity.ident);
         Ok(())
     }

@@ -76,6 +76,9 @@ impl Owner {
 
     /// Inserts a pulled message; gives its local id and the writer's hash that stands there, which is the one it
     /// came with if that was free.
+    ///
+    /// OR ABORT, here and in the other writes: the owner's own ON CONFLICT clauses may say ROLLBACK, which would end our
+    /// transaction with all of its page, or IGNORE and REPLACE, which would lose a row without a word.
     pub fn insert_message(
         &self,
         tx: &Connection,
@@ -97,7 +100,9 @@ impl Owner {
             .join(", ");
         let marks = vec!["?"; columns.len()].join(", ");
         let row_id = tx
-            .prepare_cached(&format!("INSERT INTO messages ({names}) VALUES ({marks})"))?
+            .prepare_cached(&format!(
+                "INSERT OR ABORT INTO messages ({names}) VALUES ({marks})"
+            ))?
             .insert(rusqlite::params_from_iter(
                 columns.into_iter().map(|(_, value)| value),
             ))?;
@@ -112,7 +117,10 @@ impl Owner {
             .map(|(name, _)| format!("{} = ?", quoted(name)))
             .collect::<Vec<_>>()
             .join(", ");
-        let sql = format!("UPDATE messages SET {sets} WHERE {} = ?", self.message_key());
+        let sql = format!(
+            "UPDATE OR ABORT messages SET {sets} WHERE {} = ?",
+            self.message_key()
+        );
         let values = columns
             .into_iter()
             .map(|(_, value)| value)

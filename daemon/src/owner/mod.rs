@@ -81,9 +81,11 @@ impl Owner {
     pub fn check_before_adoption(conn: &Connection) -> Result<(), ShapeError> {
         for name in ["messages", "task_tracking", "task_messages"] {
             let kind: Option<String> = conn
-                .query_row("SELECT type FROM sqlite_master WHERE name = ?1", [name], |row| {
-                    row.get(0)
-                })
+                .query_row(
+                    "SELECT type FROM sqlite_master WHERE lower(name) = ?1 AND type IN ('table', 'view')",
+                    [name],
+                    |row| row.get(0),
+                )
                 .optional()?;
             match kind.as_deref() {
                 Some("view") => return Err(ShapeError::View(name.into())),

@@ -98,7 +98,7 @@ impl Owner {
             .join(", ");
         let values = || columns.iter().map(|(_, value)| value).chain([local_id]);
         let updated = tx
-            .prepare_cached(&format!("UPDATE task_tracking SET {sets} WHERE id IS ?"))?
+            .prepare_cached(&format!("UPDATE OR ABORT task_tracking SET {sets} WHERE id IS ?"))?
             .execute(rusqlite::params_from_iter(values()))?;
         if updated > 0 {
             return Ok(());
@@ -110,8 +110,10 @@ impl Owner {
             .collect::<Vec<_>>()
             .join(", ");
         let marks = vec!["?"; columns.len() + 1].join(", ");
-        tx.prepare_cached(&format!("INSERT INTO task_tracking ({names}) VALUES ({marks})"))?
-            .execute(rusqlite::params_from_iter(values()))?;
+        tx.prepare_cached(&format!(
+            "INSERT OR ABORT INTO task_tracking ({names}) VALUES ({marks})"
+        ))?
+        .execute(rusqlite::params_from_iter(values()))?;
         Ok(())
     }
 
@@ -123,11 +125,13 @@ impl Owner {
         sequence: Option<i64>,
     ) -> rusqlite::Result<()> {
         let updated = tx
-            .prepare_cached("UPDATE task_messages SET sequence = ?3 WHERE task_id IS ?1 AND message_id = ?2")?
+            .prepare_cached(
+                "UPDATE OR ABORT task_messages SET sequence = ?3 WHERE task_id IS ?1 AND message_id = ?2",
+            )?
             .execute(rusqlite::params![task, message, sequence])?;
         if updated == 0 {
             tx.prepare_cached(
-                "INSERT INTO task_messages (task_id, message_id, sequence) VALUES (?1, ?2, ?3)",
+                "INSERT OR ABORT INTO task_messages (task_id, message_id, sequence) VALUES (?1, ?2, ?3)",
             )?
             .execute(rusqlite::params![task, message, sequence])?;
         }

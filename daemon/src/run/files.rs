@@ -13,6 +13,7 @@ use crate::apply::{self, Applied, ApplyError};
 use crate::capture::{self, CaptureHealth};
 use crate::identity;
 use crate::outbox::{self, Batch, BatchLimits, Context, Settled};
+use crate::owner::ShapeError;
 use crate::quarantine::{self, Refused};
 use crate::state::State;
 use crate::status::{Capture, QUARANTINE_NOTES_MAX, QuarantineNote};
@@ -101,13 +102,25 @@ impl Files {
     /// Looks at the file, repairs the capture where that is needed, and says what is to be done.
     pub(super) fn look(&mut self) -> anyhow::Result<Outcome> {
         self.store.changed()?;
-        if self.store.refresh_owner()? {
+        // Lost tables of ours come first: our triggers name them, and until they are there again every write of the
+        // owner fails.
+        let schema_changed = self.store.schema_changed()?;
+        if schema_changed && self.store.repair_tables()? {
+            tracing::warn!("tables of the sync were dropped from context.db; made them again");
+        }
+        // What was broken before this daemon started has to be mended too, and what could not be mended last time.
+        if self.store.refresh_owner()? || schema_changed || self.capture != CaptureHealth::Ok {
             self.check_capture()?;
         }
         if self.has_released()? {
             let context = self.context_of_binding()?;
             self.store
                 .write(|tx, owner| apply::apply_released(tx, owner, &context))?;
+        }
+        if apply::held_without_change(self.store.conn())? {
+            let context = self.context_of_binding()?;
+            self.store
+                .write(|tx, owner| apply::release_held(tx, owner, &context))?;
         }
         if let Some(reason) = self.void_batch()? {
             return Ok(Outcome::Parted { reason });
@@ -174,11 +187,11 @@ impl Files {
             outbox::settle(tx, owner, &context, batch, answer)
         })?;
         self.state.clear_batch()?;
-        let progress = settled.deferred < batch.records.len();
         Ok((
             Outcome::Settled {
                 view: self.view()?,
-                progress,
+                ended: batch.records.len().saturating_sub(settled.deferred),
+                deferred: settled.deferred,
                 head: answer.cursor,
             },
             settled,
@@ -207,7 +220,17 @@ impl Files {
             let refused = Refused { code, message };
             self.store
                 .write(|tx, owner| outbox::give_up(tx, owner, &context, &batch, &refused))?;
-            self.state.clear_batch()?;
+            // It may commit late; its number then answers for it.
+            self.state.retire_batch()?;
+        }
+        Ok(Outcome::Looked(self.view()?))
+    }
+
+    /// Lets the rows of the batch in flight wait behind all others.
+    pub(super) fn defer(&mut self) -> anyhow::Result<Outcome> {
+        if let Some(batch) = self.state.batch()? {
+            self.store.write(|tx, _| outbox::defer(tx, &batch))?;
+            self.state.retire_batch()?;
         }
         Ok(Outcome::Looked(self.view()?))
     }
@@ -230,6 +253,24 @@ impl Files {
             at_least: Some(head.max(cursor)),
             stubs: None,
         })
+    }
+
+    /// Whether there is anything to be written for a page: while nothing happens, nothing is.
+    pub(super) fn is_news(&self, page: &PullPage) -> anyhow::Result<bool> {
+        let conn = self.store.conn();
+        let (epoch, cursor): (Option<i64>, Option<i64>) =
+            (store::value(conn, "epoch")?, store::value(conn, "cursor")?);
+        let push_seq: i64 = store::value(conn, "push_seq")?.unwrap_or(0);
+        let is_empty = page.messages.is_empty()
+            && page.tasks.is_empty()
+            && page.task_messages.is_empty()
+            && page.own.is_empty();
+        let is_known = !page.has_more
+            && (epoch, cursor) == (Some(page.epoch), Some(page.cursor))
+            && store::value::<String>(conn, "mark")? == page.mark
+            && page.device_push_seq <= push_seq
+            && store::value::<i64>(conn, "recovering")?.is_none();
+        Ok(!(is_empty && is_known))
     }
 
     pub(super) fn apply(
@@ -345,7 +386,7 @@ impl Files {
             tracing::warn!(triggers = ?names, "triggers were lost; making them again and looking at all rows");
             self.store.write(|tx, owner| {
                 capture::install(tx, owner)?;
-                capture::begin_backfill(tx, owner)
+                capture::begin_backfill(tx)
             })?;
             self.store.refresh_owner()?;
             self.capture = capture::health(self.store.conn(), self.store.owner())?;
@@ -399,22 +440,39 @@ impl Files {
 
 /// A failure on the files as an outcome. What the file's owner can mend is told apart by the code.
 pub(super) fn failed(error: &anyhow::Error) -> Outcome {
-    let sqlite = error
-        .chain()
-        .find_map(|cause| match cause.downcast_ref::<rusqlite::Error>() {
-            Some(error) => error.sqlite_error_code(),
-            None => match (
-                cause.downcast_ref::<StoreError>(),
-                cause.downcast_ref::<ApplyError>(),
-            ) {
-                (Some(StoreError::Sqlite(error)), _) | (_, Some(ApplyError::Sqlite(error))) => {
-                    error.sqlite_error_code()
-                }
-                (_, _) => None,
-            },
-        });
+    let (trouble, code) = match error.downcast_ref::<ApplyError>() {
+        // Not the file's fault; another answer may make sense.
+        Some(ApplyError::Protocol(_)) => (Trouble::Server, "bad_answer"),
+        Some(ApplyError::Sqlite(_)) | None => (Trouble::File, code_of(error)),
+    };
+    Outcome::Failed {
+        trouble,
+        code: code.into(),
+        message: format!("{error:#}"),
+    }
+}
+
+fn code_of(error: &anyhow::Error) -> &'static str {
     use rusqlite::ErrorCode;
-    let code = match sqlite {
+    let shape = error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(StoreError::Newer { .. }) => Some("schema_newer"),
+        Some(StoreError::Shape { source, .. }) if !matches!(source, ShapeError::Sqlite(_)) => {
+            Some("schema_unfit")
+        }
+        Some(StoreError::NotADatabase { .. }) => Some("corrupt_file"),
+        Some(StoreError::Create { .. }) => Some("cannot_open"),
+        Some(StoreError::BoundElsewhere { .. } | StoreError::Shape { .. } | StoreError::Sqlite(_)) | None => {
+            None
+        }
+    });
+    let sqlite = error.chain().find_map(|cause| {
+        if let Some(ShapeError::Sqlite(error)) = cause.downcast_ref() {
+            // Its own text is the inner error's, which is then no link of the chain.
+            return error.sqlite_error_code();
+        }
+        cause.downcast_ref::<rusqlite::Error>()?.sqlite_error_code()
+    });
+    shape.unwrap_or(match sqlite {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "database_locked",
         Some(ErrorCode::DiskFull) => "disk_full",
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => "read_only_file",
@@ -422,12 +480,7 @@ pub(super) fn failed(error: &anyhow::Error) -> Outcome {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => "corrupt_file",
         Some(ErrorCode::CannotOpen) => "cannot_open",
         Some(_) | None => "database_unusable",
-    };
-    Outcome::Failed {
-        trouble: Trouble::File,
-        code: code.into(),
-        message: format!("{error:#}"),
-    }
+    })
 }
 
 fn file_identity(path: &Path) -> anyhow::Result<(u64, u64)> {

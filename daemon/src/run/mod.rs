@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use coditect_shared::limits::{BATCH_BYTES, BATCH_ROWS};
+use coditect_shared::limits::BATCH_BYTES;
 use coditect_shared::wire::{PullPage, PushAnswer};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -184,20 +184,22 @@ impl Daemon {
                 self.identify_rounds += 1;
                 self.on_files(Files::identify).await
             }
-            Step::Build => {
-                self.on_files(|files| {
-                    files.build(BatchLimits {
-                        rows: BATCH_ROWS,
-                        bytes: BATCH_BYTES,
-                    })
-                })
-                .await
+            Step::Build { rows } => {
+                let limits = BatchLimits {
+                    rows: *rows,
+                    bytes: BATCH_BYTES,
+                };
+                self.on_files(move |files| files.build(limits)).await
             }
             Step::Push => self.push().await,
             Step::Settle => self.settle().await,
             Step::Halve => {
                 self.ready = None;
                 self.on_files(Files::halve).await
+            }
+            Step::Defer => {
+                self.ready = None;
+                self.on_files(Files::defer).await
             }
             Step::GiveUp { code, message } => {
                 self.ready = None;
@@ -323,11 +325,22 @@ impl Daemon {
         let query = self.on_files(move |files| files.pull_query(limit, head)).await?;
         Ok(match client.pull(&query).await {
             PullOutcome::Page(page) => {
+                let (page, news) = self
+                    .on_files(move |files| {
+                        let news = files.is_news(&page)?;
+                        Ok((page, news))
+                    })
+                    .await?;
                 let outcome = Outcome::Pulled {
                     head: page.head,
                     has_more: page.has_more,
+                    news,
                 };
-                self.page = Some(*page);
+                if news {
+                    self.page = Some(*page);
+                } else {
+                    self.totals.last_pull = Some(Timestamp::now());
+                }
                 self.identify_rounds = 0;
                 outcome
             }
