@@ -16,10 +16,11 @@ mod server_bad_input;
 mod server_cost;
 mod server_events;
 mod server_isolation;
+mod server_messages;
 mod server_order;
 mod server_pull;
 mod server_push;
-mod server_versions;
+mod server_tasks;
 
 mod rules;
 

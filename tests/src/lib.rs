@@ -12,6 +12,7 @@ pub mod contents;
 pub mod daemon;
 pub mod proxy;
 pub mod stepped;
+pub mod two_devices;
 pub mod writer;
 
 pub mod deadline;

@@ -8,7 +8,7 @@ use coditect_shared::wire::{PushAnswer, PushRequest, RecordVerdict, Rejection, V
 use coditect_shared::{LinkRecord, MessageRecord, RecordRef, TaskRecord, TenantId};
 use uuid::Uuid;
 
-use super::load::Head;
+use super::lock::Head;
 use super::plan::{Batch, Fate, LinkClaim, MessageClaim, Plan, TaskClaim};
 use crate::{history, instant};
 

@@ -1,14 +1,15 @@
 //! `POST /context/push`: a device's batch goes into PostgreSQL in one transaction, once.
 //!
 //! The way of a batch: [`intake`] checks each record alone; [`turns`] lets few pushes of a tenant at its head lock at
-//! a time; [`load`] locks the device and the head and reads what the batch concerns; [`plan`] decides; [`write`] writes
-//! set-wise. After the commit, and outside the transaction, listeners learn of the new head.
+//! a time; [`lock`] locks the device and the head; [`load`] reads what the batch concerns; [`plan`] decides; [`write`]
+//! writes set-wise. After the commit, and outside the transaction, listeners learn of the new head.
 //!
 //! Promises: the same batch sent twice changes nothing and gets the same answer (P2); cursors follow commit order (P3);
 //! a bad record is refused alone (P10).
 
 mod intake;
 mod load;
+mod lock;
 pub mod plan;
 pub mod turns;
 mod write;
@@ -34,7 +35,7 @@ use crate::rules::{Rule, holds};
 use crate::tenant::TenantTx;
 
 use intake::Intake;
-use load::{Committed, Head};
+use lock::{Committed, Head};
 
 /// The route.
 pub async fn push(
@@ -120,12 +121,12 @@ async fn store(
     mut intake: Intake,
 ) -> Result<Stored, ApiError> {
     let tx = TenantTx::begin(&state.pool, caller.tenant, &caller.user).await?;
-    let scope = load::Scope { tx: &tx, caller };
-    let (committed, head) = load::lock(&scope, sender.device).await?;
+    let scope = lock::Scope { tx: &tx, caller };
+    let (committed, head) = lock::lock(&scope, sender.device).await?;
     match judge(sender, &committed, &head) {
         Ok(Turn::New) => {}
         Ok(Turn::Again) => {
-            let answer = load::stored_answer(&scope, sender).await?;
+            let answer = lock::stored_answer(&scope, sender).await?;
             tx.rollback().await?;
             return Ok(Stored {
                 answer,
@@ -133,7 +134,7 @@ async fn store(
             });
         }
         Ok(Turn::OtherBatch(digest)) => {
-            let answer = load::stored_answer(&scope, sender).await?;
+            let answer = lock::stored_answer(&scope, sender).await?;
             tx.rollback().await?;
             return Err(push_seq_conflict(sender, digest, &answer));
         }

@@ -5,14 +5,17 @@
 //! replaced versions into the history, updates, inserts, further history, tasks and their events, links, then the head,
 //! the device, the log, the audit and the totals.
 
-mod context;
+mod messages;
+mod tasks;
+
 mod ledger;
 
 use coditect_shared::wire::PushAnswer;
+use uuid::Uuid;
 
 use super::Sender;
 use super::intake::Intake;
-use super::load::{Head, Scope};
+use super::lock::{Head, Scope};
 use super::plan::Plan;
 use crate::error::ApiError;
 
@@ -69,6 +72,12 @@ struct Writer<'a> {
     head: &'a Head,
     intake: &'a Intake,
     plan: &'a Plan,
+}
+
+impl Writer<'_> {
+    fn tenant(&self) -> Uuid {
+        self.scope.caller.tenant.0
+    }
 }
 
 /// A statement that touched another number of rows than planned has met something that the plan did not know of; the

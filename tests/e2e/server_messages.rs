@@ -1,99 +1,10 @@
-//! Which of two versions is current, and where the other can be read (PROTOCOL 3, P6). Each test plays one interleaving.
+//! Which of two versions of a message is current, and where the other can be read (PROTOCOL 3). Each test plays one
+//! interleaving.
 
-use coditect_server::auth::Caller;
-use coditect_shared::hash::message_hash;
 use coditect_shared::wire::{PushRequest, Verdict};
-use coditect_shared::{MessageRecord, Origin, Stamp, TaskRecord};
-use coditect_tests::api::{Pusher, link, message, task, verdict};
-use coditect_tests::server::TestServer;
-use uuid::Uuid;
-
-struct Two {
-    server: TestServer,
-    caller: Caller,
-    a: Pusher,
-    b: Pusher,
-}
-
-/// Two devices of one user.
-async fn two_devices() -> Two {
-    let server = TestServer::start().await;
-    let (caller, api) = server.acme().await;
-    let b = Pusher::new(api.another_device());
-    Two {
-        server,
-        caller,
-        a: Pusher::new(api),
-        b,
-    }
-}
-
-impl Two {
-    fn origin(&self, session: &str, content: &str, occurrence: u32) -> Origin {
-        Origin {
-            session_id: session.to_owned(),
-            content_hash: message_hash(self.caller.tenant, session, content),
-            occurrence,
-        }
-    }
-
-    /// The n-th repetition of a text.
-    fn repeated(&self, session: &str, content: &str, occurrence: u32) -> MessageRecord {
-        MessageRecord {
-            occurrence,
-            ..message(session, content)
-        }
-    }
-
-    /// The row of this origin, now with another text.
-    fn edit(&self, origin: &Origin, content: &str) -> MessageRecord {
-        MessageRecord {
-            origin: Some(origin.clone()),
-            ..message(&origin.session_id, content)
-        }
-    }
-
-    /// Contents of all messages, as a new device gets them, with the occurrence of each.
-    async fn contents(&self) -> Vec<(String, u32)> {
-        let page = self.a.api.another_device().pull_to_head(0).await;
-        page.messages
-            .into_iter()
-            .map(|message| (message.content, message.occurrence))
-            .collect()
-    }
-
-    /// Kind and content of what is filed, oldest first.
-    async fn filed(&self) -> Vec<(String, String)> {
-        let rows = self
-            .server
-            .database
-            .look()
-            .await
-            .query(
-                "SELECT kind, content FROM context_message_versions ORDER BY filed_at, sync_cursor",
-                &[],
-            )
-            .await
-            .unwrap();
-        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
-    }
-
-    /// Kind and description of a task's versions, oldest first.
-    async fn events(&self, id: Uuid) -> Vec<(String, String)> {
-        let rows = self
-            .server
-            .database
-            .look()
-            .await
-            .query(
-                "SELECT kind, description FROM task_events WHERE id = $1 ORDER BY synced_at, sync_cursor",
-                &[&id],
-            )
-            .await
-            .unwrap();
-        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
-    }
-}
+use coditect_shared::{MessageRecord, Stamp};
+use coditect_tests::api::{message, verdict};
+use coditect_tests::two_devices::TwoDevices;
 
 fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs
@@ -109,7 +20,7 @@ fn at(cursor: i64) -> Option<Stamp> {
 #[tokio::test]
 async fn an_edit_is_a_new_version_of_its_row_and_the_old_one_is_kept() {
     // A sends v0, then fifty edits of it, as a program does that streams an answer into one row.
-    let mut two = two_devices().await;
+    let mut two = TwoDevices::start().await;
     let origin = two.origin("s", "v0", 0);
     two.a.messages(vec![message("s", "v0")]).await;
     for n in 1..=50 {
@@ -123,7 +34,7 @@ async fn an_edit_is_a_new_version_of_its_row_and_the_old_one_is_kept() {
 #[tokio::test]
 async fn a_retry_after_a_lost_answer_does_not_bring_its_version_back() {
     // A sends v1 and the answer is lost; B edits to v2; A sends the same batch again.
-    let mut two = two_devices().await;
+    let mut two = TwoDevices::start().await;
     let origin = two.origin("s", "v0", 0);
     two.a.messages(vec![message("s", "v0")]).await;
     let v1 = PushRequest {
@@ -141,7 +52,7 @@ async fn a_retry_after_a_lost_answer_does_not_bring_its_version_back() {
 
 #[tokio::test]
 async fn both_devices_ingesting_one_session_store_it_once() {
-    let mut two = two_devices().await;
+    let mut two = TwoDevices::start().await;
     let session = vec![
         message("s", "go"),
         message("s", "yes"),
@@ -160,7 +71,7 @@ async fn both_devices_ingesting_one_session_store_it_once() {
 #[tokio::test]
 async fn ingesting_a_session_again_after_an_edit_leaves_the_edit_and_files_the_old_text_once() {
     // A ingests v0 and its owner edits it to v1; B ingests the same transcript, v0, and later once more.
-    let mut two = two_devices().await;
+    let mut two = TwoDevices::start().await;
     let origin = two.origin("s", "v0", 0);
     two.a.messages(vec![message("s", "v0")]).await;
     let v1 = two.edit(&origin, "v1");
@@ -177,7 +88,7 @@ async fn ingesting_a_session_again_after_an_edit_leaves_the_edit_and_files_the_o
 #[tokio::test]
 async fn a_superseded_text_that_was_never_stored_is_filed() {
     // A's row was edited before B, who wrote another text under the same origin in recovery, arrives.
-    let mut two = two_devices().await;
+    let mut two = TwoDevices::start().await;
     let origin = two.origin("s", "v0", 0);
     two.a.messages(vec![message("s", "v0")]).await;
     let (v1, v2) = (two.edit(&origin, "v1"), two.edit(&origin, "v2"));
@@ -203,7 +114,7 @@ async fn a_superseded_text_that_was_never_stored_is_filed() {
 
 #[tokio::test]
 async fn a_row_edited_back_to_its_first_text_is_a_third_version() {
-    let mut two = two_devices().await;
+    let mut two = TwoDevices::start().await;
     let origin = two.origin("s", "v0", 0);
     two.a.messages(vec![message("s", "v0")]).await;
     for content in ["v1", "v0"] {
@@ -226,7 +137,7 @@ async fn a_row_edited_back_to_its_first_text_is_a_third_version() {
 
 #[tokio::test]
 async fn an_edit_of_the_role_alone_keeps_the_key_and_the_same_edit_again_is_a_duplicate() {
-    let mut two = two_devices().await;
+    let mut two = TwoDevices::start().await;
     let origin = two.origin("s", "v0", 0);
     let first = MessageRecord {
         hash: Some("mine".into()),
@@ -255,7 +166,7 @@ async fn an_edit_of_the_role_alone_keeps_the_key_and_the_same_edit_again_is_a_du
 
 #[tokio::test]
 async fn a_text_edited_into_another_rows_text_takes_the_lowest_free_occurrence() {
-    let mut two = two_devices().await;
+    let mut two = TwoDevices::start().await;
     two.a.messages(vec![message("s", "ok"), message("s", "no")]).await;
     let edit = two.edit(&two.origin("s", "no", 0), "ok");
     two.a.messages(vec![edit]).await;
@@ -265,7 +176,7 @@ async fn a_text_edited_into_another_rows_text_takes_the_lowest_free_occurrence()
 #[tokio::test]
 async fn a_new_row_whose_key_was_taken_by_an_edit_keeps_its_origin_under_another_occurrence() {
     // A's "no" becomes "ok" while B, who knows nothing of it, sends the session's first "ok".
-    let mut two = two_devices().await;
+    let mut two = TwoDevices::start().await;
     two.a.messages(vec![message("s", "no")]).await;
     let edit = two.edit(&two.origin("s", "no", 0), "ok");
     two.a.messages(vec![edit]).await;
@@ -295,7 +206,7 @@ async fn a_new_row_whose_key_was_taken_by_an_edit_keeps_its_origin_under_another
 #[tokio::test]
 async fn the_number_of_a_rows_origin_is_not_given_to_another_row() {
     // The first "ok" is edited away; another row becomes "ok"; the first one comes back.
-    let mut two = two_devices().await;
+    let mut two = TwoDevices::start().await;
     two.a.messages(vec![message("s", "ok"), message("s", "no")]).await;
     let (ok, no) = (two.origin("s", "ok", 0), two.origin("s", "no", 0));
     for (origin, content) in [(&ok, "away"), (&no, "ok"), (&ok, "ok")] {
@@ -307,7 +218,7 @@ async fn the_number_of_a_rows_origin_is_not_given_to_another_row() {
 
 #[tokio::test]
 async fn two_rows_that_swap_their_texts_in_one_batch_do_not_collide() {
-    let mut two = two_devices().await;
+    let mut two = TwoDevices::start().await;
     two.a
         .messages(vec![message("s", "left"), message("s", "right")])
         .await;
@@ -326,7 +237,7 @@ async fn two_rows_that_swap_their_texts_in_one_batch_do_not_collide() {
 #[tokio::test]
 async fn equal_keys_in_one_batch_fold_as_if_each_came_alone() {
     // A REPLACE of a row in a batch, and a row whose insert and edits were not folded by the sender.
-    let mut two = two_devices().await;
+    let mut two = TwoDevices::start().await;
     let origin = two.origin("s", "v0", 0);
     let batch = vec![
         message("s", "v0"),
@@ -347,173 +258,8 @@ async fn equal_keys_in_one_batch_fold_as_if_each_came_alone() {
 }
 
 #[tokio::test]
-async fn p6_of_two_versions_of_a_task_the_later_wins_and_the_other_stays_readable() {
-    // Both devices edit one task offline; A arrives first.
-    let mut two = two_devices().await;
-    let id = Uuid::new_v4();
-    for (device, text) in [(0, "first"), (0, "of A"), (1, "of B")] {
-        let pusher = if device == 0 { &mut two.a } else { &mut two.b };
-        assert_eq!(pusher.tasks(vec![task(id, text)]).await.synced, 1);
-    }
-    let page = two.a.api.another_device().pull(0).await;
-    assert_eq!(
-        (page.tasks.len(), page.tasks[0].description.as_str()),
-        (1, "of B")
-    );
-    assert_eq!(
-        two.events(id).await,
-        owned(&[("stored", "first"), ("stored", "of A"), ("stored", "of B")])
-    );
-}
-
-#[tokio::test]
-async fn p6_a_task_that_goes_back_to_an_earlier_state_is_a_new_version() {
-    let mut two = two_devices().await;
-    let id = Uuid::new_v4();
-    for status in ["pending", "in_progress", "pending"] {
-        let version = TaskRecord {
-            status: status.into(),
-            ..task(id, "t")
-        };
-        assert_eq!(two.a.tasks(vec![version.clone()]).await.synced, 1);
-        let again = two.b.tasks(vec![version]).await;
-        assert_eq!(
-            verdict(&again, "tasks[0]"),
-            Verdict::Duplicate,
-            "equals the current version"
-        );
-    }
-    assert_eq!(two.events(id).await.len(), 3);
-}
-
-#[tokio::test]
-async fn p6_an_old_copy_of_a_task_does_not_win_by_arriving_last() {
-    // B's file was restored from a backup: it was acknowledged at 1, and A has stored a newer version at 2.
-    let mut two = two_devices().await;
-    let id = Uuid::new_v4();
-    two.a.tasks(vec![task(id, "one")]).await;
-    two.a.tasks(vec![task(id, "two")]).await;
-    for _ in 0..2 {
-        let old = TaskRecord {
-            base: at(1),
-            ..task(id, "old")
-        };
-        let answer = two.b.tasks(vec![old]).await;
-        assert_eq!(verdict(&answer, "tasks[0]"), Verdict::Superseded);
-    }
-    let page = two.b.api.another_device().pull(0).await;
-    assert_eq!(page.tasks[0].description, "two");
-    assert_eq!(
-        two.events(id).await,
-        owned(&[("stored", "one"), ("stored", "two"), ("superseded", "old")])
-    );
-}
-
-#[tokio::test]
-async fn a_task_twice_in_one_batch_is_two_versions_and_the_last_one_is_current() {
-    let mut two = two_devices().await;
-    let id = Uuid::new_v4();
-    let answer = two
-        .a
-        .tasks(vec![task(id, "one"), task(id, "two"), task(id, "two")])
-        .await;
-    assert_eq!((answer.synced, answer.skipped), (2, 1));
-    assert_eq!(two.b.api.pull(0).await.tasks[0].description, "two");
-    assert_eq!(
-        two.events(id).await,
-        owned(&[("stored", "one"), ("stored", "two")])
-    );
-}
-
-#[tokio::test]
-async fn a_task_comes_back_in_the_very_spelling_in_which_it_was_sent() {
-    let mut two = two_devices().await;
-    let sent = TaskRecord {
-        outcome: Some(String::new()),
-        outcome_score: Some(0.1 + 0.2),
-        tool_success_count: Some(3),
-        started_at: Some("2026-11-24 06:00:00".into()),
-        completed_at: Some("2026-11-24T07:00:00.1234567+01:00".into()),
-        updated_at: Some("about noon".into()),
-        hardware_id: Some("mac".into()),
-        client_version: Some("0.1.0".into()),
-        ..task(Uuid::new_v4(), "über \"x\"\n")
-    };
-    two.a.tasks(vec![sent.clone()]).await;
-    let got = two.b.api.pull(0).await.tasks.remove(0);
-    assert!(got.sync_cursor.is_some() && got.synced_at.is_some() && got.content_hash.is_some());
-    assert_eq!(
-        TaskRecord {
-            sync_cursor: None,
-            synced_at: None,
-            content_hash: None,
-            ..got.clone()
-        },
-        sent
-    );
-    let again = two.b.tasks(vec![got]).await;
-    assert_eq!(verdict(&again, "tasks[0]"), Verdict::Duplicate);
-}
-
-#[tokio::test]
-async fn a_link_waits_for_its_ends_and_finds_them_in_its_own_batch() {
-    // A link arrives before its task and its message, then before its message alone, then with it.
-    let mut two = two_devices().await;
-    let id = Uuid::new_v4();
-    let origin = two.origin("s", "m", 0);
-    let later = two.a.links(vec![link(id, origin.clone())]).await;
-    assert_eq!(verdict(&later, "task_messages[0]"), Verdict::RetryLater);
-    assert!(later.rejected.is_empty() && later.verdicts[0].cursor.is_none());
-    two.a.tasks(vec![task(id, "t")]).await;
-    let later = two.a.links(vec![link(id, origin.clone())]).await;
-    assert_eq!(verdict(&later, "task_messages[0]"), Verdict::RetryLater);
-    let whole = PushRequest {
-        messages: vec![message("s", "m")],
-        task_messages: vec![link(id, origin.clone()), link(id, origin.clone())],
-        ..PushRequest::default()
-    };
-    let answer = two.a.push(whole).await;
-    assert_eq!(
-        (answer.synced, verdict(&answer, "task_messages[1]")),
-        (2, Verdict::Duplicate)
-    );
-    let page = two.b.api.pull(0).await;
-    assert_eq!(
-        (page.task_messages.len(), &page.task_messages[0].message),
-        (1, &origin)
-    );
-}
-
-#[tokio::test]
-async fn a_link_survives_an_edit_of_its_message_and_another_sequence_is_a_new_version() {
-    let mut two = two_devices().await;
-    let id = Uuid::new_v4();
-    let origin = two.origin("s", "v0", 0);
-    let batch = PushRequest {
-        messages: vec![message("s", "v0")],
-        tasks: vec![task(id, "t")],
-        task_messages: vec![link(id, origin.clone())],
-        ..PushRequest::default()
-    };
-    two.a.push(batch).await;
-    let edit = two.edit(&origin, "v1");
-    two.a.messages(vec![edit]).await;
-    let again = two.b.links(vec![link(id, origin.clone())]).await;
-    assert_eq!(verdict(&again, "task_messages[0]"), Verdict::Duplicate);
-    let mut moved = link(id, origin.clone());
-    moved.sequence = Some(7);
-    assert_eq!(two.b.links(vec![moved]).await.synced, 1);
-    let page = two.a.api.another_device().pull(0).await;
-    assert_eq!(
-        (page.task_messages[0].sequence, page.task_messages[0].sync_cursor),
-        (Some(7), Some(5))
-    );
-    assert_eq!(page.task_messages[0].message, origin);
-}
-
-#[tokio::test]
 async fn a_message_comes_back_as_it_was_sent() {
-    let mut two = two_devices().await;
+    let mut two = TwoDevices::start().await;
     let mut sent = MessageRecord {
         session_null: true,
         created_at: Some("2026-11-24 06:00:00".into()),
@@ -539,7 +285,7 @@ async fn a_message_comes_back_as_it_was_sent() {
 
 #[tokio::test]
 async fn synced_at_never_falls_along_the_cursor() {
-    let mut two = two_devices().await;
+    let mut two = TwoDevices::start().await;
     // The clock was an hour ahead when the newest row was stored.
     two.a.messages(vec![message("s", "0")]).await;
     let look = two.server.database.look().await;
