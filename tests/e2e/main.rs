@@ -20,6 +20,7 @@ mod server_messages;
 mod server_order;
 mod server_pull;
 mod server_push;
+mod server_random;
 mod server_tasks;
 
 mod rules;
