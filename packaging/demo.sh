@@ -31,18 +31,20 @@ demo= server_pid= a_pid= b_pid=
 
 # Stops a process of ours: asks, and after ten seconds insists.
 stop() {
-    [ -n "$1" ] || return 0
-    kill "$1" 2>/dev/null || return 0
-    ( sleep 10; kill -9 "$1" 2>/dev/null ) &
-    insist=$!
-    wait "$1" 2>/dev/null || true
-    kill "$insist" 2>/dev/null || true
+    [ -n "$1" ] && kill "$1" 2>/dev/null || return 0
+    tries=0
+    while kill -0 "$1" 2>/dev/null; do
+        tries=$((tries + 1))
+        [ "$tries" -ne 100 ] || kill -9 "$1" 2>/dev/null || true
+        sleep 0.1
+    done
 }
 
 finish() {
     code=$?
     trap - EXIT
-    trap '' INT TERM HUP
+    # Not ignored, which the programs started from here would inherit.
+    trap : INT TERM HUP
     # Workstations first: so each of them can still say goodbye.
     stop "$a_pid"; stop "$b_pid"; stop "$server_pid"
     if [ -n "$demo" ]; then
