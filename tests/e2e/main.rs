@@ -30,6 +30,7 @@ mod pair;
 mod adoption;
 mod convergence;
 mod crash;
+mod files;
 mod foreign_writer;
 mod ingest;
 mod network;
