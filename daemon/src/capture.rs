@@ -7,6 +7,7 @@
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _};
 
+use crate::key::RawKey;
 use crate::owner::Owner;
 use crate::store::{set_value, value};
 
@@ -71,10 +72,10 @@ pub fn backfill_step(tx: &Connection, owner: &Owner) -> rusqlite::Result<bool> {
     let Some(table) = value::<String>(tx, "backfill_table")? else {
         return Ok(true);
     };
-    let at: Value = value(tx, "backfill_at")?.unwrap_or(Value::Null);
-    let at2: Value = value(tx, "backfill_at2")?.unwrap_or(Value::Null);
+    let at: RawKey = value(tx, "backfill_at")?.unwrap_or(RawKey::Key(Value::Null));
+    let at2: RawKey = value(tx, "backfill_at2")?.unwrap_or(RawKey::Key(Value::Null));
     // The first part and those that follow are statements of their own, so that each is a search and not a scan.
-    let begun = at != Value::Null;
+    let begun = at != RawKey::Key(Value::Null);
     let (source, next) = match table.as_str() {
         "messages" => {
             let key = owner.message_key();
@@ -110,7 +111,7 @@ pub fn backfill_step(tx: &Connection, owner: &Owner) -> rusqlite::Result<bool> {
             )
         }
     };
-    let mut rows: Vec<(Value, Value)> = Vec::new();
+    let mut rows: Vec<(RawKey, RawKey)> = Vec::new();
     {
         // All parameters stand in every statement, so that one set of them fits all.
         let sql = format!("{source} LIMIT ?3 + 0 * (?1 IS NULL) + 0 * (?2 IS NULL)");

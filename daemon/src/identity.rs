@@ -9,6 +9,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use uuid::Uuid;
 
+use crate::key::RawKey;
 use crate::owner::{Found, LocalMessage, LocalTask, Owner, Unfit};
 use crate::rules::{Rule, holds};
 use crate::store;
@@ -151,7 +152,7 @@ pub fn identify_queued(
     limit: usize,
 ) -> rusqlite::Result<bool> {
     let from: i64 = store::value(tx, "identified_seq")?.unwrap_or(0);
-    let queued: Vec<(i64, String, Value)> = tx
+    let queued: Vec<(i64, String, RawKey)> = tx
         .prepare_cached(
             "SELECT seq, table_name, row_id FROM sync_queue WHERE seq > ?1 ORDER BY seq LIMIT ?2",
         )?
@@ -161,6 +162,8 @@ pub fn identify_queued(
         )?
         .collect::<Result<_, _>>()?;
     for (_, table, key) in &queued {
+        // A key that is no UTF-8 is set aside when its turn comes.
+        let RawKey::Key(key) = key else { continue };
         match (table.as_str(), key) {
             ("messages", Value::Integer(row_id)) => drop(identify_message(tx, owner, tenant, *row_id)?),
             ("task_tracking", key) => drop(identify_task(tx, owner, tenant, device, key)?),
@@ -447,9 +450,8 @@ fn ops_after(tx: &Connection, row_id: i64, seen: i64) -> rusqlite::Result<Ops> {
 fn new_task(tx: &Connection, device: DeviceId, local_id: &Value) -> rusqlite::Result<TaskIdentity> {
     let text = match local_id {
         Value::Text(text) => text.clone(),
-        Value::Integer(number) => number.to_string(),
-        Value::Real(number) => number.to_string(),
-        Value::Null | Value::Blob(_) => format!("{local_id:?}"),
+        // With the type, since 1 and '1' may be two rows.
+        Value::Integer(_) | Value::Real(_) | Value::Null | Value::Blob(_) => format!("{local_id:?}"),
     };
     let named = || Uuid::new_v5(&device.0, text.as_bytes()).to_string();
     let cloud_id = Uuid::parse_str(&text).map_or_else(|_| named(), |id| id.hyphenated().to_string());

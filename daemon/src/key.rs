@@ -112,6 +112,44 @@ impl RowKey {
     }
 }
 
+/// A key as it stands in a column: SQLite lets a text of any bytes stand there, which no record can name.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RawKey {
+    Key(Value),
+    NoUtf8(Vec<u8>),
+}
+
+impl RawKey {
+    pub fn into_part(self) -> Result<KeyPart, Vec<u8>> {
+        match self {
+            Self::Key(value) => Ok(value.into()),
+            Self::NoUtf8(bytes) => Err(bytes),
+        }
+    }
+}
+
+impl FromSql for RawKey {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        match value {
+            ValueRef::Text(bytes) if std::str::from_utf8(bytes).is_err() => Ok(Self::NoUtf8(bytes.to_vec())),
+            ValueRef::Text(_)
+            | ValueRef::Null
+            | ValueRef::Integer(_)
+            | ValueRef::Real(_)
+            | ValueRef::Blob(_) => Value::column_result(value).map(Self::Key),
+        }
+    }
+}
+
+impl ToSql for RawKey {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            Self::Key(value) => value.into(),
+            Self::NoUtf8(bytes) => ValueRef::Text(bytes),
+        }))
+    }
+}
+
 impl std::fmt::Display for KeyPart {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

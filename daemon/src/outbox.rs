@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::apply::{self, ApplyError};
 use crate::identity::{self, Acked, Identified};
-use crate::key::{KeyPart, RowKey, Table};
+use crate::key::{KeyPart, RawKey, RowKey, Table};
 use crate::owner::{Found, Owner, Unfit};
 use crate::quarantine;
 use crate::rules::{Rule, holds};
@@ -108,7 +108,7 @@ pub fn build(
     };
     let mut looked_at = HashSet::new();
     let mut read_to = 0;
-    for (seq, key) in window(tx, limits.rows * 2)? {
+    for (seq, key) in window(tx, limits.rows * 2, &context.now)? {
         if looked_at.insert(key.clone()) {
             builder.add(&key)?;
         }
@@ -591,28 +591,47 @@ impl Builder<'_> {
     }
 }
 
-/// The oldest outbox entries.
-fn window(tx: &Connection, limit: usize) -> rusqlite::Result<Vec<(i64, RowKey)>> {
+/// The oldest outbox entries. One that no record can name is set aside, so that it does not stand there for ever.
+fn window(tx: &Connection, limit: usize, now: &str) -> rusqlite::Result<Vec<(i64, RowKey)>> {
     let mut statement =
         tx.prepare_cached("SELECT seq, table_name, row_id, row_id2 FROM sync_queue ORDER BY seq LIMIT ?1")?;
     let mut rows = statement.query([i64::try_from(limit).unwrap_or(i64::MAX)])?;
     let mut window = Vec::new();
     while let Some(row) = rows.next()? {
         let (seq, name): (i64, String) = (row.get(0)?, row.get(1)?);
-        match Table::from_name(&name) {
-            Some(table) => window.push((
-                seq,
-                RowKey {
-                    table,
-                    key: row.get(2)?,
-                    key2: row.get(3)?,
-                },
-            )),
-            // Not ours; it would stand at the head of the queue for ever.
-            None => drop(tx.execute("DELETE FROM sync_queue WHERE seq = ?1", [seq])?),
+        let (key, key2): (RawKey, RawKey) = (row.get(2)?, row.get(3)?);
+        match (Table::from_name(&name), key.into_part(), key2.into_part()) {
+            (Some(table), Ok(key), Ok(key2)) => window.push((seq, RowKey { table, key, key2 })),
+            (Some(table), key, key2) => {
+                set_unnamed_aside(tx, table, key, key2, now)?;
+                tx.prepare_cached("DELETE FROM sync_queue WHERE seq = ?1")?
+                    .execute([seq])?;
+            }
+            // Not ours.
+            (None, _, _) => drop(tx.execute("DELETE FROM sync_queue WHERE seq = ?1", [seq])?),
         }
     }
     Ok(window)
+}
+
+fn set_unnamed_aside(
+    tx: &Connection,
+    table: Table,
+    key: Result<KeyPart, Vec<u8>>,
+    key2: Result<KeyPart, Vec<u8>>,
+    now: &str,
+) -> rusqlite::Result<()> {
+    let bytes = |part: Result<KeyPart, Vec<u8>>| part.unwrap_or_else(|bytes| Value::Blob(bytes).into());
+    let key = RowKey {
+        table,
+        key: bytes(key),
+        key2: bytes(key2),
+    };
+    let refused = quarantine::Refused {
+        code: "invalid_field",
+        message: "the row's key is no UTF-8, and no other device could name it",
+    };
+    quarantine::add_up(tx, &key, b"key", &refused, now)
 }
 
 fn end(

@@ -52,7 +52,8 @@ pub struct MessageRecord {
     pub created_at: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hardware_id: Option<String>,
-    /// Columns of `messages` without a field of their own, under their names; NULL is left out.
+    /// Columns of `messages` without a field of their own, under their names. Of the contract's columns
+    /// NULL is left out; of others it is said, since a file that lacks the column would leave it out too.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub metadata: Map<String, Value>,
     /// The writer's own `hash`, which it may dedupe by.
@@ -184,7 +185,9 @@ impl MessageRecord {
             bytes.extend(length.to_be_bytes());
             bytes.extend(part.unwrap_or_default().as_bytes());
         }
-        for (name, value) in self.metadata.iter().filter(|(name, _)| *name != "extracted_at") {
+        // NULL is said of columns that not every file has; a file without the column means the same.
+        let said = self.metadata.iter().filter(|(_, value)| !value.is_null());
+        for (name, value) in said.filter(|(name, _)| *name != "extracted_at") {
             // Two JSON texts in a row cannot be taken for two others: each ends where its value ends.
             serde_json::to_writer(&mut bytes, name).expect("a text renders into memory");
             serde_json::to_writer(&mut bytes, value).expect("a JSON value renders into memory");
@@ -239,6 +242,8 @@ mod tests {
             plain.version(hash)
         );
         assert_ne!(plain.version(sha256(b"y")), plain.version(hash));
+        let null = version(&|r| drop(r.metadata.insert("a".into(), Value::Null)));
+        assert_eq!(null, plain.version(hash), "no column and NULL are the same");
     }
 
     #[test]

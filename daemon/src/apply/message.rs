@@ -152,7 +152,7 @@ impl Applier<'_> {
         row_id: i64,
         pulled: &Acked,
     ) -> rusqlite::Result<Option<i64>> {
-        if self.owner.holds_all_of(record) && !self.owner.has_triggers() {
+        if self.owner.holds_as_it_came(record) && !self.owner.has_triggers() {
             return Ok(pulled.version);
         }
         Ok(

@@ -9,7 +9,7 @@ use super::cells::{fingerprint, from_json, text, to_json, unfit, writer_hash};
 use super::{Found, Owner, Unfit, quoted};
 
 /// Columns of `messages` that the contract names and that travel in `metadata`: absent there, they become NULL.
-const METADATA_COLUMNS: [&str; 8] = [
+pub(super) const METADATA_COLUMNS: [&str; 8] = [
     "source_type",
     "source_file",
     "checkpoint",
@@ -68,10 +68,13 @@ impl Owner {
         })
     }
 
-    /// Whether this file has a column for all that a record carries.
-    pub fn holds_all_of(&self, record: &MessageRecord) -> bool {
+    /// Whether a record stands in this file exactly as it came. Else a column may be missing, may have a value of its
+    /// own, or may make another type of what is written.
+    pub fn holds_as_it_came(&self, record: &MessageRecord) -> bool {
         let here = |name: &str| self.message_columns.iter().any(|column| column == name);
-        record.metadata.keys().all(|name| here(name)) && (record.created_at.is_none() || here("timestamp"))
+        self.message_as_contracted
+            && record.metadata.keys().all(|name| here(name))
+            && (record.created_at.is_none() || here("timestamp"))
     }
 
     /// Inserts a pulled message; gives its local id and the writer's hash that stands there, which is the one it
@@ -85,7 +88,7 @@ impl Owner {
         record: &MessageRecord,
         hash: ContentHash,
     ) -> rusqlite::Result<(i64, Option<String>)> {
-        let mut columns = self.message_values(record, false);
+        let mut columns = self.message_values(record);
         columns.push(("session_id", session_value(record)));
         let mut writer_hash = None;
         if self.has_writer_hash() {
@@ -111,7 +114,7 @@ impl Owner {
 
     /// Brings a message to a pulled version. Its local id and the writer's hash stay.
     pub fn update_message(&self, tx: &Connection, id: i64, record: &MessageRecord) -> rusqlite::Result<()> {
-        let columns = self.message_values(record, true);
+        let columns = self.message_values(record);
         let sets = columns
             .iter()
             .map(|(name, _)| format!("{} = ?", quoted(name)))
@@ -150,43 +153,46 @@ impl Owner {
                 "timestamp" if matches!(value, ValueRef::Text(_)) => {
                     record.created_at = Some(text(name, value)?.to_owned());
                 }
-                _ => {
-                    if let Some(json) = to_json(name, value)? {
-                        record.metadata.insert(name.clone(), json);
+                _ => match to_json(name, value)? {
+                    Some(json) => drop(record.metadata.insert(name.clone(), json)),
+                    // Absence says nothing of a column that the other file may not have; NULL does.
+                    None if name != "timestamp" && !METADATA_COLUMNS.contains(&name.as_str()) => {
+                        record.metadata.insert(name.clone(), serde_json::Value::Null);
                     }
-                }
+                    None => {}
+                },
             }
         }
         Ok(record)
     }
 
-    /// Values of all columns of this file that a record speaks of, but key, session and writer's hash. An update
-    /// also clears the contract's columns that the record leaves out; an insert leaves those to their defaults.
-    fn message_values<'a>(&self, record: &'a MessageRecord, clearing: bool) -> Vec<(&'a str, Value)> {
+    /// Values of all columns of this file that a record speaks of, but key, session and writer's hash. What the record
+    /// leaves out of the contract's columns is NULL there, and here where that may be.
+    fn message_values<'a>(&self, record: &'a MessageRecord) -> Vec<(&'a str, Value)> {
         let mut values = vec![
             ("role", Value::Text(record.role.clone())),
             ("content", Value::Text(record.content.clone())),
         ];
         let here = |name: &str| self.message_columns.iter().any(|column| column == name);
-        if here("timestamp") {
-            match (&record.created_at, record.metadata.get("timestamp")) {
-                (Some(time), _) => values.push(("timestamp", Value::Text(time.clone()))),
-                (None, Some(other)) => values.push(("timestamp", from_json(other))),
-                (None, None) if clearing => values.push(("timestamp", Value::Null)),
-                (None, None) => {}
+        let mut set = |name: &'a str, value: Value| {
+            if here(name) && !(value == Value::Null && self.message_not_null.contains(name)) {
+                values.push((name, value));
             }
+        };
+        match (&record.created_at, record.metadata.get("timestamp")) {
+            (Some(time), _) => set("timestamp", Value::Text(time.clone())),
+            (None, Some(other)) => set("timestamp", from_json(other)),
+            (None, None) => set("timestamp", Value::Null),
         }
         let own_field = ["session_id", "role", "content", "hash", "timestamp"];
         for (name, value) in &record.metadata {
-            if here(name) && !own_field.contains(&name.as_str()) {
-                values.push((name, from_json(value)));
+            if !own_field.contains(&name.as_str()) && *name != self.message_key {
+                set(name, from_json(value));
             }
         }
-        if clearing {
-            for name in METADATA_COLUMNS {
-                if here(name) && !record.metadata.contains_key(name) {
-                    values.push((name, Value::Null));
-                }
+        for name in METADATA_COLUMNS {
+            if !record.metadata.contains_key(name) {
+                set(name, Value::Null);
             }
         }
         values

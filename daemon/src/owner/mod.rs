@@ -24,6 +24,10 @@ pub struct Owner {
     /// The integer primary key of `messages`, nearly always `id`.
     message_key: String,
     message_columns: Vec<String>,
+    /// Of these, what may not be NULL.
+    message_not_null: BTreeSet<String>,
+    /// `messages` is declared as the contract has it, so that a value that fits one such file fits the other.
+    message_as_contracted: bool,
     task_columns: BTreeSet<String>,
     /// The owner has triggers of its own on these tables: what we write may not be what stands there afterwards.
     has_triggers: bool,
@@ -70,6 +74,8 @@ impl Owner {
             schema_version: -1,
             message_key: String::new(),
             message_columns: Vec::new(),
+            message_not_null: BTreeSet::new(),
+            message_as_contracted: false,
             task_columns: BTreeSet::new(),
             has_triggers: false,
             select_message: String::new(),
@@ -99,7 +105,14 @@ impl Owner {
     }
 
     pub fn read(conn: &Connection, schema_version: i64) -> Result<Self, ShapeError> {
-        let (message_key, message_columns) = message_columns(conn)?;
+        let (message_key, columns) = message_columns(conn)?;
+        let message_not_null = columns
+            .iter()
+            .filter(|column| column.not_null)
+            .map(|column| column.name.clone())
+            .collect();
+        let message_as_contracted = columns.iter().all(Column::is_as_contracted);
+        let message_columns: Vec<String> = columns.into_iter().map(|column| column.name).collect();
         let task_columns = task_columns(conn)?;
         link_columns(conn)?;
         let has_triggers = conn
@@ -125,6 +138,8 @@ impl Owner {
             schema_version,
             message_key,
             message_columns,
+            message_not_null,
+            message_as_contracted,
             task_columns,
             has_triggers,
             select_message,
@@ -150,7 +165,7 @@ impl Owner {
     }
 }
 
-fn message_columns(conn: &Connection) -> Result<(String, Vec<String>), ShapeError> {
+fn message_columns(conn: &Connection) -> Result<(String, Vec<Column>), ShapeError> {
     let columns = columns(conn, "messages")?;
     let keys: Vec<&Column> = columns.iter().filter(|column| column.is_key).collect();
     // Only INTEGER PRIMARY KEY is the rowid, which alone is never NULL and never moves under VACUUM.
@@ -170,12 +185,8 @@ fn message_columns(conn: &Connection) -> Result<(String, Vec<String>), ShapeErro
         &["session_id", "role", "content"],
         "an integer primary key, session_id, role, content",
     )?;
-    let names = columns
-        .into_iter()
-        .map(|column| column.name)
-        .filter(|name| *name != key)
-        .collect();
-    Ok((key, names))
+    let others = columns.into_iter().filter(|column| column.name != key).collect();
+    Ok((key, others))
 }
 
 fn task_columns(conn: &Connection) -> Result<BTreeSet<String>, ShapeError> {
@@ -223,7 +234,22 @@ fn require(
 struct Column {
     name: String,
     declared: String,
+    not_null: bool,
+    has_default: bool,
     is_key: bool,
+}
+
+impl Column {
+    /// Of `messages`: of the contract's affinity, and without a value that is there before anybody wrote it.
+    fn is_as_contracted(&self) -> bool {
+        let affinity = match self.name.as_str() {
+            "content_length" | "has_code" | "has_markdown" => "INTEGER",
+            "hash" | "session_id" | "role" | "content" | "timestamp" => "TEXT",
+            name if message::METADATA_COLUMNS.contains(&name) => "TEXT",
+            _ => return false,
+        };
+        self.declared.eq_ignore_ascii_case(affinity) && !self.has_default
+    }
 }
 
 fn columns(conn: &Connection, table: &str) -> rusqlite::Result<Vec<Column>> {
@@ -234,6 +260,8 @@ fn columns(conn: &Connection, table: &str) -> rusqlite::Result<Vec<Column>> {
         Ok(Column {
             name,
             declared: row.get("type")?,
+            not_null: row.get("notnull")?,
+            has_default: row.get_ref("dflt_value")? != rusqlite::types::ValueRef::Null,
             is_key: row.get::<_, i64>("pk")? > 0,
         })
     })?;
