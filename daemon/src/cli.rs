@@ -81,15 +81,15 @@ pub enum Command {
     /// Log in to a server and bind context.db to the account
     Login(Login),
     /// Forget the token; the file stays as it is, and stays bound to its account
-    Logout,
+    Logout(Json),
     /// Show how things stand: account, what is safe, what is not and why, next step
     Status(Status),
     /// Sync now
     Sync(Sync),
     /// Stop sending and receiving until `resume`; changes are still noticed
-    Pause,
+    Pause(Json),
     /// Go on after `pause`
-    Resume,
+    Resume(Json),
     /// Read Claude Code transcripts into context.db; a second time it adds nothing
     Ingest(Ingest),
     /// Look at rows that were refused, or try them again

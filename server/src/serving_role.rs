@@ -105,8 +105,12 @@ async fn explain(owner: &Client, refused: &tokio_postgres::Error) -> anyhow::Res
         .map(|(setting, value)| format!("\n  {};", alter_sql(setting, value)))
         .concat();
     if exists(owner).await.context("looking for the serving role")? {
+        // Its own text is "db error"; what PostgreSQL says stands beneath it.
+        let reason = refused
+            .as_db_error()
+            .map_or_else(|| refused.to_string(), |error| error.message().to_owned());
         tracing::warn!(
-            "may not change the settings of the serving role ({refused}); have this run by a role that may:{settings}"
+            "may not change the settings of the serving role ({reason}); have this run by a role that may:{settings}"
         );
         return Ok(());
     }

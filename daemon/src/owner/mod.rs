@@ -37,9 +37,7 @@ pub struct Owner {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ShapeError {
-    #[error(
-        "table {table} lacks {missing}; the sync needs at least an integer primary key, session_id, role and content in messages, and {keys} in {table}"
-    )]
+    #[error("table {table} lacks {missing}; the sync needs at least {keys}")]
     Missing {
         table: &'static str,
         missing: String,

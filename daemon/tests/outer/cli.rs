@@ -387,6 +387,10 @@ fn a_daemon_that_nobody_is_logged_in_to_says_so_and_stops_cleanly() {
     let daemon = home.daemon();
     wait_until("the state is known", || home.state() == "needs_login");
     assert!(stdout(&home.run(&["status"])).starts_with("nobody is logged in"));
+    for command in ["pause", "resume"] {
+        let said: Value = serde_json::from_slice(&home.run(&[command, "--json"]).stdout).unwrap();
+        assert_eq!(said["result"], "accepted", "{command}");
+    }
     assert_eq!(code(&home.run(&["sync", "--wait"])), 4);
 
     let second = home.run(&["run"]);
@@ -422,7 +426,10 @@ fn a_log_in_and_out_reaches_the_running_daemon() {
     wait_until("the daemon has noticed the login", || {
         home.state() != "needs_login"
     });
-    assert_eq!(code(&home.run(&["logout"])), 0);
+    let output = home.run(&["logout", "--json"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(result["logged_out"].is_string(), "{result}");
     wait_until("the daemon has noticed the logout", || {
         home.state() == "needs_login"
     });
