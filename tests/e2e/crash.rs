@@ -27,22 +27,22 @@ async fn p1_p2_nothing_is_lost_or_doubled_by_twenty_kills_during_a_sync_of_20000
     let mut a = Workstation::start(&server.url(), &token).await;
     let mut b = Workstation::start(&server.url(), &token).await;
 
+    let mut kills_amid_work = 0;
     for round in 0..ROUNDS {
         let writing = write(&a, round, random.random_range(1..=ROWS_A_ROUND));
-        let life = LIFE_MAX.mul_f64(random.random());
+        deadline::let_live(LIFE_MAX.mul_f64(random.random())).await;
+        let status = a.status().await.expect("A's daemon runs");
+        kills_amid_work += usize::from(status["outbox"]["pending"] != 0);
         match random.random_range(0..3) {
             0 => {
-                deadline::let_live(life).await;
                 server.kill().await;
                 server.run().await;
             }
             1 => {
-                deadline::let_live(life).await;
                 a.kill().await;
                 a.run().await;
             }
             _ => {
-                deadline::let_live(life).await;
                 b.kill().await;
                 b.run().await;
             }
@@ -50,6 +50,10 @@ async fn p1_p2_nothing_is_lost_or_doubled_by_twenty_kills_during_a_sync_of_20000
         writing.await.expect("the owner's writes do not fail");
     }
 
+    assert!(
+        kills_amid_work > 0,
+        "all kills came too early or too late to mean anything"
+    );
     let contents = converge(&[&a, &b]).await;
     assert_eq!(contents.message_count() as i64, ROUNDS * ROWS_A_ROUND);
     assert_eq!(contents.link_count() as i64, ROUNDS);
