@@ -165,7 +165,7 @@ a verify --json >"$demo/a.verify" || { cat "$demo/a.verify"; fail "A differs fro
 b verify --json >"$demo/b.verify" || { cat "$demo/b.verify"; fail "B differs from the cloud"; }
 
 # verified NAME TABLE FIELD: what `verify` said of a table.
-verified() { sed 's/{"table"/\n&/g' "$demo/$1.verify" | grep "\"table\":\"$2\"" | field '' "$3"; }
+verified() { sed -n "s/.*{\"table\":\"$2\",\([^}]*\)}.*/\1/p" "$demo/$1.verify" | field '' "$3"; }
 messages=$(verified b messages here)
 tasks=$(verified b tasks here)
 links=$(verified b task_messages here)
@@ -182,12 +182,14 @@ done
 cmp -s "$demo/a.verify" "$demo/b.verify" || fail "A and B differ"
 say "Equal on A, on B and in the cloud."
 
+# Row level security binds the owner too: without tenant and user he sees nothing.
+as_user="-c app.tenant_id=$tenant -c app.user_id=$user"
 if [ "$check" = no ]; then
     say ""
     say "Go on by hand, in another terminal:"
     say "  $bin/coditect-sync --home $demo/b status --watch"
     say "  $bin/coditect-sync --home $demo/a ingest ~/.claude/projects"
-    say "  $psql \"\$($bin/coditect-server --data-dir $demo/server database-url)\""
+    say "  PGOPTIONS='$as_user' $psql \"\$($bin/coditect-server --data-dir $demo/server database-url)\""
     say "Enter ends the demo and removes everything."
     read -r _ || true
     exit 0
@@ -202,11 +204,8 @@ holds() { # WHAT GOT EXPECTED
 
 say ""
 say "Each row stands once in PostgreSQL:"
-# Row level security binds the owner too: without tenant and user he sees nothing.
-in_cloud() {
-    "$psql" -X -q -A -t -v ON_ERROR_STOP=1 -c "SET app.tenant_id = '$tenant'" -c "SET app.user_id = '$user'" -c "$1" "$owner_url"
-}
 owner_url=$(server database-url)
+in_cloud() { PGOPTIONS=$as_user "$psql" -X -q -A -t -v ON_ERROR_STOP=1 -c "$1" "$owner_url"; }
 origin="session_id, origin_hash, origin_occurrence"
 holds "messages in the cloud" "$(in_cloud "SELECT count(*) FROM context_messages")" "$messages"
 holds "tasks in the cloud" "$(in_cloud "SELECT count(*) FROM context_task_tracking")" "$tasks"
