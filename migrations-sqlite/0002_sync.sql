@@ -21,8 +21,8 @@ CREATE TABLE sync_queue (
   op         TEXT NOT NULL,
   queued_at  TEXT DEFAULT CURRENT_TIMESTAMP
 );
--- "Is a change of this row pending?" is asked for every row that is pulled.
-CREATE INDEX sync_queue_row ON sync_queue (table_name, row_id);
+-- "Is a change of this row pending?" is asked for every row that is pulled. One task may have thousands of links.
+CREATE INDEX sync_queue_row ON sync_queue (table_name, row_id, row_id2);
 
 -- A row stands here only inside the transaction that applies pulled rows: the triggers then queue nothing. Other
 -- connections never see it, and a crash rolls it back.
@@ -84,6 +84,7 @@ CREATE TABLE sync_links_parked (
   message_id,
   PRIMARY KEY (task_id, message_id)
 );
+CREATE INDEX sync_links_parked_message ON sync_links_parked (message_id);
 
 -- Incoming links one end of which has not been pulled yet. Drained in the transaction that brings it.
 CREATE TABLE sync_links_waiting (

@@ -91,7 +91,6 @@ pub fn build(
     context: &Context,
     limits: BatchLimits,
 ) -> Result<Built, ApplyError> {
-    requeue_parked(tx, owner)?;
     let mut builder = Builder {
         tx,
         owner,
@@ -120,8 +119,6 @@ pub fn build(
     if read_to > value(tx, "identified_seq")?.unwrap_or(0) {
         set_value(tx, "identified_seq", read_to)?;
     }
-    // An end that this very batch released from quarantine: nothing else would look at its links again.
-    requeue_parked(tx, owner)?;
     builder.finish()
 }
 
@@ -263,11 +260,19 @@ pub fn defer(tx: &Connection, batch: &Batch) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Links go back to the outbox once both their ends are here and can be sent.
-pub fn requeue_parked(tx: &Connection, owner: &Owner) -> rusqlite::Result<()> {
-    let mut parked = tx.prepare_cached("SELECT task_id, message_id FROM sync_links_parked")?;
-    let links: Vec<(Value, Value)> = parked
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+/// An end of links is here and can be sent: those that waited for it go back to the outbox, if their other end is too.
+/// Asked for each row whose change is looked at and for each that is pulled, so that it costs nothing where none waits.
+pub fn requeue_parked(tx: &Connection, owner: &Owner, end: &RowKey) -> rusqlite::Result<()> {
+    let column = match end.table {
+        Table::Messages => "message_id",
+        Table::TaskTracking => "task_id",
+        Table::TaskMessages => return Ok(()),
+    };
+    let links: Vec<(Value, Value)> = tx
+        .prepare_cached(&format!(
+            "SELECT task_id, message_id FROM sync_links_parked WHERE {column} IS ?1"
+        ))?
+        .query_map([&end.key], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_, _>>()?;
     for (task, message) in links {
         let Value::Integer(message_id) = message else {
@@ -284,6 +289,26 @@ pub fn requeue_parked(tx: &Connection, owner: &Owner) -> rusqlite::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Outbox entries, counted up to a bound; the oldest and the newest of them, 0 for none.
+///
+/// Beyond the bound the span of the numbers serves as the count: they are given without gaps, and leave from the oldest
+/// on, so that it is hardly ever more than a little too much. A count of a million is too slow for every look.
+pub fn size(conn: &Connection) -> rusqlite::Result<(u64, i64, i64)> {
+    const COUNTED_MAX: i64 = 5_000;
+    let (counted, oldest, newest): (i64, i64, i64) = conn
+        .prepare_cached(
+            "SELECT (SELECT count(*) FROM (SELECT 1 FROM sync_queue LIMIT ?1)),
+               coalesce((SELECT min(seq) FROM sync_queue), 0), coalesce((SELECT max(seq) FROM sync_queue), 0)",
+        )?
+        .query_row([COUNTED_MAX], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let count = if counted < COUNTED_MAX {
+        counted
+    } else {
+        counted.max(newest - oldest + 1)
+    };
+    Ok((count.unsigned_abs(), oldest, newest))
 }
 
 struct Builder<'a> {
@@ -328,11 +353,13 @@ impl Builder<'_> {
                 let (identity, message) = *found;
                 if identity.acked.equals(message.hash, message.version) {
                     quarantine::lift(self.tx, key)?;
+                    requeue_parked(self.tx, self.owner, key)?;
                     return self.end_unsent(key, Some(identity.ident), covered);
                 }
                 if quarantine::keeps(self.tx, key, &message.version.to_be_bytes())? {
                     return self.end_unsent(key, Some(identity.ident), covered);
                 }
+                requeue_parked(self.tx, self.owner, key)?;
                 self.tx
                     .prepare_cached("UPDATE sync_messages SET sent = 1 WHERE ident = ?1 AND sent = 0")?
                     .execute([identity.ident])?;
@@ -385,11 +412,13 @@ impl Builder<'_> {
                 let version = task.version();
                 if identity.acked.equals(task.hash, version) {
                     quarantine::lift(self.tx, key)?;
+                    requeue_parked(self.tx, self.owner, key)?;
                     return self.end_unsent(key, Some(identity.ident), covered);
                 }
                 if quarantine::keeps(self.tx, key, &version.to_be_bytes())? {
                     return self.end_unsent(key, Some(identity.ident), covered);
                 }
+                requeue_parked(self.tx, self.owner, key)?;
                 let mut record = task.record;
                 record.reference = Some(RecordRef::Number(self.next_reference()));
                 record.content_hash = Some(task.hash.to_string());

@@ -32,12 +32,33 @@ pub struct Refused<'a> {
 }
 
 pub fn list(conn: &Connection) -> rusqlite::Result<Vec<Entry>> {
-    conn.prepare(
-        "SELECT id, direction, table_name, row_id, row_id2, code, message, at FROM sync_quarantine ORDER BY id",
+    newest(conn, usize::MAX)
+}
+
+/// All entries, and of these those on their way up.
+pub fn count(conn: &Connection) -> rusqlite::Result<(u64, u64)> {
+    conn.prepare_cached("SELECT count(*), coalesce(sum(direction = 'up'), 0) FROM sync_quarantine")?
+        .query_row([], |row| {
+            Ok((
+                row.get::<_, i64>(0)?.unsigned_abs(),
+                row.get::<_, i64>(1)?.unsigned_abs(),
+            ))
+        })
+}
+
+/// The newest entries, the oldest of them first.
+pub fn newest(conn: &Connection, limit: usize) -> rusqlite::Result<Vec<Entry>> {
+    conn.prepare_cached(
+        "SELECT id, direction, table_name, row_id, row_id2, code, message, at FROM
+           (SELECT * FROM sync_quarantine ORDER BY id DESC LIMIT ?1) ORDER BY id",
     )?
-    .query_map([], |row| {
+    .query_map([i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
         let (key, key2): (KeyPart, KeyPart) = (row.get(3)?, row.get(4)?);
-        let row_name = if key2 == KeyPart::Null { key.to_string() } else { format!("{key}, {key2}") };
+        let row_name = if key2 == KeyPart::Null {
+            key.to_string()
+        } else {
+            format!("{key}, {key2}")
+        };
         Ok(Entry {
             id: row.get(0)?,
             direction: row.get(1)?,

@@ -8,6 +8,7 @@ use super::applier::Applier;
 use super::plan::{Decision, Known, LocalRow, decide};
 use crate::identity::{self, Acked, MessageIdentity};
 use crate::key::{RowKey, Table};
+use crate::outbox;
 use crate::owner::{Found, LocalMessage};
 use crate::quarantine;
 
@@ -114,6 +115,7 @@ impl Applier<'_> {
         let acked = Acked { version, ..pulled };
         let ident = identity::insert_pulled_message(self.tx, row_id, origin, writer_hash.as_deref(), &acked)?;
         quarantine::lift_down(self.tx, Table::Messages, &origin_name(origin))?;
+        outbox::requeue_parked(self.tx, self.owner, &RowKey::message(row_id))?;
         self.note_written(RowKey::message(row_id), ident);
         Ok(())
     }
@@ -139,6 +141,7 @@ impl Applier<'_> {
         quarantine::lift_down(self.tx, Table::Messages, &origin_name(origin))?;
         // An entry belongs to a content, which stands here no more.
         quarantine::lift(self.tx, &RowKey::message(row_id))?;
+        outbox::requeue_parked(self.tx, self.owner, &RowKey::message(row_id))?;
         self.note_written(RowKey::message(row_id), identity.ident);
         Ok(())
     }

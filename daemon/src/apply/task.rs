@@ -10,6 +10,7 @@ use super::applier::Applier;
 use super::plan::{Decision, Known, LocalRow, decide};
 use crate::identity::{self, Acked, TaskIdentity};
 use crate::key::{RowKey, Table};
+use crate::outbox;
 use crate::owner::Found;
 use crate::quarantine;
 use crate::rules::{Rule, holds};
@@ -90,6 +91,7 @@ impl Applier<'_> {
         identity::set_task_acked(self.tx, identity.ident, &Acked { version, ..pulled })?;
         quarantine::lift_down(self.tx, Table::TaskTracking, &identity.cloud_id)?;
         quarantine::lift(self.tx, &RowKey::task(&identity.local_id))?;
+        outbox::requeue_parked(self.tx, self.owner, &RowKey::task(&identity.local_id))?;
         self.note_written(RowKey::task(&identity.local_id), identity.ident);
         Ok(())
     }

@@ -2,10 +2,11 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use coditect_shared::TenantId;
+use coditect_shared::limits::BATCH_ROWS;
 use coditect_shared::wire::{PullPage, PullQuery, PushAnswer, PushConflict};
 use jiff::Timestamp;
 
@@ -26,6 +27,11 @@ const IDENTIFY_ROWS: usize = 500;
 /// Parts of the backfill in one hop; each is a transaction of its own.
 const BACKFILL_STEPS: usize = 8;
 
+/// How long the write lock is held to build a batch, and how many records it has at least: a program that writes with
+/// busy_timeout 0 fails if it meets us.
+const BUILD_TIME_MAX: Duration = Duration::from_millis(20);
+const BATCH_ROWS_MIN: usize = 50;
+
 /// zstd level: the one that is as fast as the disk; higher ones gain a few percent.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -38,6 +44,8 @@ pub(super) struct Files {
     identity: (u64, u64),
     hardware_id: String,
     capture: CaptureHealth,
+    /// Records of a batch, by the time that the last ones took.
+    batch_rows: usize,
 }
 
 /// What `status` shows of the files.
@@ -75,6 +83,7 @@ impl Files {
             identity,
             hardware_id,
             capture,
+            batch_rows: BATCH_ROWS,
         })
     }
 
@@ -148,9 +157,24 @@ impl Files {
     /// Builds a batch and persists it before anything of it is sent.
     pub(super) fn build(&mut self, limits: BatchLimits) -> anyhow::Result<Outcome> {
         let context = self.context_of_binding()?;
-        let built = self
-            .store
-            .write(|tx, owner| outbox::build(tx, owner, &context, limits))?;
+        let limits = BatchLimits {
+            rows: limits.rows.min(self.batch_rows),
+            ..limits
+        };
+        let (built, took) = self.store.write(|tx, owner| {
+            let begun = Instant::now();
+            outbox::build(tx, owner, &context, limits).map(|built| (built, begun.elapsed()))
+        })?;
+        if took > BUILD_TIME_MAX {
+            self.batch_rows = (self.batch_rows / 2).max(BATCH_ROWS_MIN);
+        } else if took < BUILD_TIME_MAX / 2
+            && built
+                .batch
+                .as_ref()
+                .is_some_and(|batch| batch.records.len() >= self.batch_rows)
+        {
+            self.batch_rows = (self.batch_rows + self.batch_rows / 4).min(BATCH_ROWS);
+        }
         if let Some(batch) = &built.batch {
             self.state.put_batch(batch).context("persisting a batch")?;
         }
@@ -319,11 +343,8 @@ impl Files {
             .next()
             .transpose()?
             .flatten();
-        let mut notes = quarantine::list(conn)?;
-        let quarantined = u64::try_from(notes.len()).unwrap_or(u64::MAX);
-        let refused =
-            u64::try_from(notes.iter().filter(|entry| entry.direction == "up").count()).unwrap_or(u64::MAX);
-        notes.drain(..notes.len().saturating_sub(QUARANTINE_NOTES_MAX));
+        let notes = quarantine::newest(conn, QUARANTINE_NOTES_MAX)?;
+        let (quarantined, refused) = quarantine::count(conn)?;
         let (capture, capture_note) = match &self.capture {
             CaptureHealth::Broken(names) => (
                 Capture::Broken,
@@ -359,14 +380,12 @@ impl Files {
 
     fn view(&self) -> anyhow::Result<View> {
         let conn = self.store.conn();
-        let (pending, oldest_seq, newest_seq): (i64, i64, i64) = conn
-            .prepare_cached("SELECT count(*), coalesce(min(seq), 0), coalesce(max(seq), 0) FROM sync_queue")?
-            .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let (pending, oldest_seq, newest_seq) = outbox::size(conn)?;
         let held: i64 = conn
             .prepare_cached("SELECT count(*) FROM sync_held")?
             .query_row([], |row| row.get(0))?;
         Ok(View {
-            pending: pending.unsigned_abs(),
+            pending,
             newest_seq,
             oldest_seq,
             held: held.unsigned_abs(),
