@@ -4,6 +4,10 @@
 //! are milliseconds of a monotonic clock. Whatever fails, `next` never waits without a time at which it ends (P8):
 //! the poll of the file and of the server is always armed, and a failure only moves the next try.
 
+mod failure;
+mod step;
+mod waiters;
+
 use std::collections::BTreeMap;
 
 use coditect_shared::limits::BATCH_ROWS;
@@ -11,10 +15,12 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::socket::SyncDone;
-use crate::status::State;
 
-/// Milliseconds of a monotonic clock.
-pub type Millis = u64;
+pub use failure::{
+    BACKOFF_BASE_MS, BACKOFF_CAP_MS, BACKOFF_FLOOR_MS, FORBIDDEN_RETRY_MS, RETRY_AFTER_CAP_MS,
+};
+pub use step::{Complaint, Hint, Millis, Next, Outcome, Step, Trouble, View};
+use waiters::Waiter;
 
 /// How often the file is looked at where no hint comes: `data_version` costs about 4 µs.
 pub const LOOK_EVERY_MS: Millis = 1_000;
@@ -26,19 +32,6 @@ const LOOKS_AFTER_HINT_MS: [Millis; 4] = [2, 8, 30, 120];
 /// How often the server is asked where no event comes.
 pub const PULL_EVERY_MS: Millis = 30_000;
 
-/// Full-jitter backoff: uniform between nothing and a bound that doubles from the base to the cap.
-pub const BACKOFF_BASE_MS: Millis = 500;
-pub const BACKOFF_CAP_MS: Millis = 60_000;
-
-/// A draw of the jitter below this is raised to it: what failed at once would fail at once again.
-pub const BACKOFF_FLOOR_MS: Millis = 50;
-
-/// The longest `Retry-After` that is believed: a proxy that says a year must not stop the sync for one.
-pub const RETRY_AFTER_CAP_MS: Millis = 15 * 60_000;
-
-/// How often somebody who may only read tries to push all the same: roles change on the server.
-pub const FORBIDDEN_RETRY_MS: Millis = 5 * 60_000;
-
 /// Rows asked for in a page at first, and the range in which their number follows the time that applying takes.
 const PAGE_ROWS: u32 = 500;
 const PAGE_ROWS_MIN: u32 = 50;
@@ -47,178 +40,7 @@ const PAGE_ROWS_MAX: u32 = 2_000;
 /// How long a transaction on context.db may take before pages get smaller.
 const APPLY_MS_MAX: Millis = 20;
 
-/// Failed tries of the same batch after which it is halved, and after which a single record has to wait behind the
-/// others. Once a batch has been divided, a part of it gets one try: dividing loses nothing.
-const TRIES_BEFORE_DIVIDING: u32 = 3;
-
 const LOGIN_FAILED: &str = "login_unusable";
-
-/// One step for the loop to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Look at the file: did others commit, do the triggers stand, what is pending?
-    Look,
-    /// Queue the next part of the rows that were there before us, or give queued rows their identities.
-    Backfill,
-    Identify,
-    /// Build a batch of at most this many records from the outbox and persist it.
-    Build {
-        rows: usize,
-    },
-    /// Send the batch in flight.
-    Push,
-    /// Take the verdicts into the file.
-    Settle,
-    /// Send only half of the batch in flight.
-    Halve,
-    /// Let the one record of the batch in flight wait behind the others: the server may be ill, not the record.
-    Defer,
-    /// Quarantine the one record of the batch in flight.
-    GiveUp {
-        code: String,
-        message: String,
-    },
-    Pull {
-        limit: u32,
-    },
-    /// Apply the page that was pulled.
-    Apply,
-    /// This file's history has parted from what the server knows of its device id.
-    TakeNewDeviceId {
-        reason: String,
-    },
-}
-
-/// What the loop is to do now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next {
-    Do(Step),
-    WaitUntil(Millis),
-}
-
-/// What the file looks like.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct View {
-    /// Outbox entries.
-    pub pending: u64,
-    /// The newest of them, 0 if there is none; and the oldest.
-    pub newest_seq: i64,
-    pub oldest_seq: i64,
-    pub held: u64,
-    pub backfilling: bool,
-    pub capture_ok: bool,
-    pub recovering: bool,
-    /// 0 until the first page has come.
-    pub epoch: i64,
-    pub cursor: i64,
-    /// Records of the batch in flight; 0 for none.
-    pub in_flight: usize,
-}
-
-/// Why a step did not succeed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// No answer that counts: the network, a captive portal, an outage.
-    Unreachable,
-    /// The server asks to be left alone for a while.
-    Busy {
-        retry_after_ms: Option<u64>,
-    },
-    /// A fault of the server: the whole, or one of our rows.
-    Server,
-    /// The request as a whole will never be taken.
-    Refused,
-    TooLarge,
-    Unauthorized,
-    Forbidden,
-    /// The server does not know the history that this file has seen.
-    Diverged,
-    /// The batch was made for another epoch.
-    EpochMismatch,
-    /// context.db or our state file cannot be read or written.
-    File,
-}
-
-/// What came of a step.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Of any step on the file: how it looks now.
-    Looked(View),
-    /// Of a build: nothing needed to be sent, or a batch is in flight; either way the view says so.
-    Built(View),
-    /// The server has given its verdicts, which are not in the file yet.
-    Answered,
-    Settled {
-        view: View,
-        /// Records that are dealt with, and links that step behind the others since an end of theirs is not there.
-        ended: usize,
-        deferred: usize,
-        head: i64,
-    },
-    Pulled {
-        head: i64,
-        has_more: bool,
-        /// Whether the page has to be applied: an empty one that ends where the file stands says nothing new.
-        news: bool,
-    },
-    Applied {
-        view: View,
-        took_ms: Millis,
-    },
-    /// Applying has to wait until queued rows have identities.
-    IdentitiesFirst,
-    /// What was in flight or pulled is of no use any more.
-    Parted {
-        reason: String,
-    },
-    Failed {
-        trouble: Trouble,
-        code: String,
-        message: String,
-    },
-}
-
-/// What comes from outside, at any time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hint {
-    /// Something happened in the folder of context.db.
-    File,
-    /// The server says that the user's head is at least here. It also proves that the server can be reached.
-    Head(i64),
-    Pause,
-    Resume,
-    /// There is a token now, or there is none.
-    Credential(bool),
-    /// Somebody waits until all that is committed by now is in the cloud, and all of the cloud is here.
-    SyncRequested {
-        waiter: Option<u64>,
-    },
-}
-
-/// The last thing that went wrong, until something succeeds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Complaint {
-    pub trouble: Trouble,
-    pub code: String,
-    pub message: String,
-    pub count: u64,
-    pub retry_at: Option<Millis>,
-    /// It came from reading the file; else a write that succeeds ends it.
-    on_look: bool,
-    /// It came from a push: a pull that succeeds does not end it.
-    on_push: bool,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    id: u64,
-    /// Everything up to here must have left the outbox. None: the file has not been looked at since the request, or
-    /// rows that stand in it are still being queued.
-    target_seq: Option<i64>,
-    /// A pull that began after the request has brought the head, and then: its page is in the file.
-    page_came: bool,
-    pulled: bool,
-}
 
 /// The state of the loop.
 #[derive(Debug)]
@@ -650,141 +472,6 @@ impl Core {
         }
     }
 
-    fn failed(&mut self, now: Millis, step: &Step, trouble: Trouble, code: String, message: String) {
-        match (&trouble, step) {
-            (Trouble::File, _) => {}
-            // What these ask for is done at once; a push that failed has its own wait.
-            (Trouble::EpochMismatch, Step::Push) => {
-                self.server_is_well = false;
-                self.pull_failed_too = false;
-                self.epoch_misses = self.epoch_misses.saturating_add(1);
-                if self.epoch_misses > 1 {
-                    // The pull in between did not help.
-                    self.push_not_before = now + self.jitter(self.epoch_misses);
-                }
-            }
-            (Trouble::TooLarge, Step::Push) => self.divide(&code, &message),
-            (Trouble::Server | Trouble::Refused, Step::Push) => self.push_failed(now, &code, &message),
-            (Trouble::Forbidden, Step::Push) => {
-                self.read_only = true;
-                self.push_not_before = now + FORBIDDEN_RETRY_MS;
-            }
-            (Trouble::Unauthorized, _) => {
-                self.credential = false;
-                self.back_off(now, None);
-            }
-            (Trouble::Server | Trouble::Refused, Step::Pull { .. }) => {
-                self.pull_failed_too = true;
-                self.back_off(now, None);
-            }
-            (Trouble::Busy { retry_after_ms }, _) => self.back_off(now, *retry_after_ms),
-            (
-                Trouble::Unreachable
-                | Trouble::Server
-                | Trouble::Refused
-                | Trouble::TooLarge
-                | Trouble::Forbidden
-                | Trouble::EpochMismatch
-                | Trouble::Diverged,
-                _,
-            ) => self.back_off(now, None),
-        }
-        let is_on_file = !matches!(step, Step::Push | Step::Pull { .. });
-        if trouble == Trouble::File || is_on_file {
-            self.file_failures = self.file_failures.saturating_add(1);
-            self.file_not_before = now + self.jitter(self.file_failures);
-        }
-        if *step == Step::Look {
-            self.look_at = now + LOOK_EVERY_MS;
-            self.looked = false;
-        }
-        if *step == Step::Apply {
-            // The page is pulled again: it may have been what was wrong.
-            self.page = None;
-        }
-        let count = match &self.complaint {
-            Some(before) if before.code == code => before.count + 1,
-            Some(_) | None => 1,
-        };
-        let not_before = match (&trouble, step) {
-            (Trouble::File, _) => self.file_not_before,
-            (_, Step::Push) => self.push_not_before.max(self.backoff_until),
-            (_, _) => self.backoff_until,
-        };
-        let retry_at = self
-            .may_use_network()
-            .then_some(not_before.max(self.asked_to_wait_until).max(now));
-        self.complaint = Some(Complaint {
-            on_look: *step == Step::Look,
-            on_push: *step == Step::Push && is_of_a_push(&trouble),
-            trouble,
-            code,
-            message,
-            count,
-            retry_at,
-        });
-    }
-
-    /// The fault may be the server's as a whole, which mends itself, or one row's, which must not stall the rest. That
-    /// the server can be asked tells nothing of how it writes: what tells is another batch that it takes. So a record
-    /// that fails alone steps behind the others, and is given up only if it fails again after one of them was taken.
-    fn push_failed(&mut self, now: Millis, code: &str, message: &str) {
-        self.tries = self.tries.saturating_add(1);
-        self.push_not_before = now + self.jitter(self.tries);
-        let is_ours = self.server_is_well;
-        self.server_is_well = false;
-        self.pull_failed_too = false;
-        let is_part = self.span > 0 && self.view.in_flight > 1;
-        if !is_ours || (!is_part && self.tries < TRIES_BEFORE_DIVIDING) {
-            return;
-        }
-        if self.view.in_flight > 1 {
-            self.halve();
-        } else if self.others_taken_since() {
-            self.give_up = Some((code.to_owned(), message.to_owned()));
-        } else if self.view.pending > 1 {
-            self.defer = true;
-        }
-        // Else it is the only one: it stalls nobody, and the server may take it yet.
-    }
-
-    /// Whether the record at the head of the outbox failed before, and others were taken since.
-    fn others_taken_since(&self) -> bool {
-        let before = self.suspects.get(&self.view.oldest_seq);
-        before.is_some_and(|taken| *taken < self.taken)
-    }
-
-    /// The batch as it is will not be taken: half of it, or without its only record.
-    fn divide(&mut self, code: &str, message: &str) {
-        if self.view.in_flight > 1 {
-            self.halve();
-        } else {
-            self.give_up = Some((code.to_owned(), message.to_owned()));
-        }
-    }
-
-    fn halve(&mut self) {
-        self.halve = true;
-        self.span = self.view.in_flight;
-    }
-
-    /// `asked`: how long the server wants to be left alone.
-    fn back_off(&mut self, now: Millis, asked: Option<Millis>) {
-        self.failures = self.failures.saturating_add(1);
-        let wait = self.jitter(self.failures);
-        self.backoff_until = now + wait;
-        if let Some(asked) = asked {
-            self.asked_to_wait_until = now + asked.min(RETRY_AFTER_CAP_MS) + wait;
-        }
-    }
-
-    fn jitter(&mut self, failures: u32) -> Millis {
-        let bound = BACKOFF_BASE_MS
-            .saturating_mul(1 << failures.min(16))
-            .min(BACKOFF_CAP_MS);
-        self.rng.random_range(0..=bound).max(BACKOFF_FLOOR_MS)
-    }
-
     fn succeeded(&mut self, now: Millis) {
         self.failures = 0;
         self.backoff_until = now;
@@ -820,120 +507,6 @@ impl Core {
         self.pull_at = now;
     }
 
-    fn answer_waiters(&mut self) {
-        if self.waiters.is_empty() {
-            return;
-        }
-        if let Some(reason) = self.cannot_sync() {
-            let state = self.state();
-            for waiter in self.waiters.drain(..) {
-                self.finished.push((
-                    waiter.id,
-                    SyncDone::NotPossible {
-                        state,
-                        reason: reason.clone(),
-                    },
-                ));
-            }
-            return;
-        }
-        let (view, head) = (self.view, self.head);
-        let drained = |target: i64| {
-            view.in_flight == 0 && view.held == 0 && (view.pending == 0 || view.oldest_seq > target)
-        };
-        let caught_up = view.capture_ok && !view.backfilling && view.cursor >= head && !view.recovering;
-        let (done, waiting) = std::mem::take(&mut self.waiters)
-            .into_iter()
-            .partition(|waiter| caught_up && waiter.pulled && waiter.target_seq.is_some_and(drained));
-        self.waiters = waiting;
-        let done: Vec<Waiter> = done;
-        self.finished.extend(
-            done.into_iter()
-                .map(|waiter| (waiter.id, SyncDone::Done { cursor: view.cursor })),
-        );
-    }
-
-    fn cannot_sync(&self) -> Option<String> {
-        if !self.credential {
-            return Some("not logged in: run `coditect-sync login`".into());
-        }
-        if self.paused {
-            return Some("paused: run `coditect-sync resume`".into());
-        }
-        let complaint = self.complaint.as_ref()?;
-        match complaint.trouble {
-            Trouble::Diverged | Trouble::File | Trouble::Forbidden => Some(complaint.message.clone()),
-            Trouble::Unreachable
-            | Trouble::Busy { .. }
-            | Trouble::Server
-            | Trouble::Refused
-            | Trouble::TooLarge
-            | Trouble::Unauthorized
-            | Trouble::EpochMismatch => None,
-        }
-    }
-
-    /// Waiters whose wait has ended since this was last called.
-    pub fn take_finished(&mut self) -> Vec<(u64, SyncDone)> {
-        std::mem::take(&mut self.finished)
-    }
-
-    /// P11: `in_sync` only when nothing is pending, held, unverified or behind.
-    pub fn state(&self) -> State {
-        let trouble = self.complaint.as_ref().map(|complaint| &complaint.trouble);
-        if matches!(trouble, Some(Trouble::File)) {
-            return State::Blocked;
-        }
-        if !self.looked {
-            return State::Starting;
-        }
-        if !self.credential {
-            return State::NeedsLogin;
-        }
-        if self.paused {
-            return State::Paused;
-        }
-        match trouble {
-            Some(Trouble::Diverged) => return State::Blocked,
-            Some(Trouble::Unreachable | Trouble::Busy { .. }) => return State::Offline,
-            // A server that can be asked is there, even if it does not take what we push.
-            Some(Trouble::Server) if !(self.server_is_well && self.is_of_a_push()) => return State::Offline,
-            Some(
-                Trouble::Server
-                | Trouble::Refused
-                | Trouble::TooLarge
-                | Trouble::Unauthorized
-                | Trouble::Forbidden
-                | Trouble::EpochMismatch
-                | Trouble::File,
-            )
-            | None => {}
-        }
-        if self.read_only {
-            return State::ReadOnly;
-        }
-        if self.is_in_sync() {
-            State::InSync
-        } else {
-            State::Syncing
-        }
-    }
-
-    fn is_in_sync(&self) -> bool {
-        let view = &self.view;
-        view.pending == 0
-            && view.in_flight == 0
-            && view.held == 0
-            && view.capture_ok
-            && !view.backfilling
-            && !view.recovering
-            && view.epoch > 0
-            && view.cursor >= self.head
-            && !self.answered
-            && self.page.is_none()
-            && self.parted.is_none()
-    }
-
     fn is_of_a_push(&self) -> bool {
         self.complaint.as_ref().is_some_and(|complaint| complaint.on_push)
     }
@@ -948,20 +521,6 @@ impl Core {
 
     pub fn complaint(&self) -> Option<&Complaint> {
         self.complaint.as_ref()
-    }
-}
-
-/// Troubles that a pull which succeeds does not end: the server is there, and does not take what we push.
-fn is_of_a_push(trouble: &Trouble) -> bool {
-    match trouble {
-        Trouble::Server | Trouble::Refused | Trouble::TooLarge => true,
-        Trouble::Unreachable
-        | Trouble::Busy { .. }
-        | Trouble::Unauthorized
-        | Trouble::Forbidden
-        | Trouble::Diverged
-        | Trouble::EpochMismatch
-        | Trouble::File => false,
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
+use crate::status::State;
 
 /// A row of the outbox: its number, and the record that it speaks of.
 #[derive(Clone, Copy, Debug)]

@@ -1,71 +1,20 @@
-//! The outbox: from queued keys to a batch, and from the server's verdicts back to an empty queue (PROTOCOL 3).
-//!
-//! A batch is built in one transaction that also gives identities and a nonce. It is settled in one transaction that
-//! also raises push_seq: an outbox row goes only when the server has acknowledged the very version that was sent.
+//! From queued keys to a batch, in one transaction that also gives identities and a nonce.
 
-use std::collections::{HashMap, HashSet};
-
-use coditect_shared::hash::sha256;
-use coditect_shared::wire::{PushAnswer, PushRequest, Verdict};
-use coditect_shared::{ContentHash, DeviceId, LinkRecord, RecordRef, Stamp, TenantId};
-use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension as _};
-use serde::{Deserialize, Serialize};
-use uuid::Uuid;
-
+use super::{Batch, BatchLimits, Context, Sent};
 use crate::apply::{self, ApplyError};
-use crate::identity::{self, Acked, Identified};
+use crate::identity::{self, Identified};
 use crate::key::{KeyPart, RawKey, RowKey, Table};
 use crate::owner::{Found, Owner, Unfit};
 use crate::quarantine;
 use crate::rules::{Rule, holds};
 use crate::store::{set_value, value};
-
-/// What the functions of this module need to know besides the file.
-#[derive(Clone, Debug)]
-pub struct Context {
-    pub tenant: TenantId,
-    pub device: DeviceId,
-    /// Names the machine; only shown.
-    pub hardware_id: Option<String>,
-    /// RFC 3339, for the quarantine's `at`.
-    pub now: String,
-}
-
-/// Where a batch ends.
-#[derive(Clone, Copy, Debug)]
-pub struct BatchLimits {
-    pub rows: usize,
-    pub bytes: usize,
-}
-
-/// A batch as it is persisted before it is sent. A retry sends the same bytes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Batch {
-    pub device: DeviceId,
-    pub push_seq: i64,
-    pub epoch: i64,
-    /// Also in context.db: they differ if that file went back under the state file.
-    pub nonce: String,
-    pub digest: ContentHash,
-    pub records: Vec<Sent>,
-    #[serde(skip)]
-    pub body: Vec<u8>,
-}
-
-/// One record of a batch: which row, which version, and which outbox entries it answers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Sent {
-    pub key: RowKey,
-    /// In sync_messages, sync_tasks or sync_links.
-    pub ident: i64,
-    /// The newest outbox entry that this version includes.
-    pub covered: i64,
-    /// Of messages and tasks.
-    pub hash: Option<ContentHash>,
-    /// Of messages and tasks: what the local row looks like; of links: the sequence.
-    pub version: Option<i64>,
-}
+use coditect_shared::hash::sha256;
+use coditect_shared::wire::PushRequest;
+use coditect_shared::{LinkRecord, RecordRef};
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension as _};
+use std::collections::HashSet;
+use uuid::Uuid;
 
 /// What one look at the outbox came to.
 #[derive(Debug, Default)]
@@ -73,15 +22,6 @@ pub struct Built {
     pub batch: Option<Batch>,
     /// Entries that ended without being sent: unchanged, gone, unfit.
     pub ended: usize,
-}
-
-/// What settling a batch came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Settled {
-    pub stored: usize,
-    pub rejected: usize,
-    /// Links whose end is not there yet: behind the others again.
-    pub deferred: usize,
 }
 
 /// Reads the outbox in its order until a limit is met, and makes a batch of what needs to be sent.
@@ -122,144 +62,6 @@ pub fn build(
     builder.finish()
 }
 
-/// Takes the server's verdicts into the file: acknowledges, quarantines, defers, and raises push_seq.
-pub fn settle(
-    tx: &Connection,
-    owner: &Owner,
-    context: &Context,
-    batch: &Batch,
-    answer: &PushAnswer,
-) -> Result<Settled, ApplyError> {
-    let mut settled = Settled::default();
-    let verdicts: HashMap<&RecordRef, (Verdict, Option<i64>)> = answer
-        .verdicts
-        .iter()
-        .map(|row| (&row.reference, (row.verdict, row.cursor)))
-        .collect();
-    let rejections: HashMap<&RecordRef, _> =
-        answer.rejected.iter().map(|row| (&row.reference, row)).collect();
-    let stamp = Stamp {
-        epoch: answer.epoch,
-        cursor: answer.cursor,
-    };
-    for (index, sent) in (0..).zip(&batch.records) {
-        let reference = RecordRef::Number(index);
-        if let Some(rejection) = rejections.get(&reference) {
-            settled.rejected += 1;
-            let refused = quarantine::Refused {
-                code: &rejection.code,
-                message: &rejection.message,
-            };
-            quarantine::add_up(tx, &sent.key, &fingerprint(sent), &refused, &context.now)?;
-            end(tx, owner, context, sent, false)?;
-            continue;
-        }
-        let (verdict, cursor) = verdicts
-            .get(&reference)
-            .copied()
-            .unwrap_or((Verdict::Stored, None));
-        match verdict {
-            Verdict::Superseded if holds(Rule::Superseded) => {
-                // Acknowledges nothing; but the server knows the row, so that a later change of it is an edit.
-                supersede(tx, sent)?;
-                end(tx, owner, context, sent, true)?;
-            }
-            Verdict::Stored | Verdict::Duplicate | Verdict::Superseded => {
-                // A duplicate is acknowledged where its equal stands: that comes with the next pull, and the fields
-                // around the content with it.
-                let at = cursor
-                    .filter(|_| verdict == Verdict::Duplicate)
-                    .unwrap_or(stamp.cursor);
-                acknowledge(tx, sent, Stamp { cursor: at, ..stamp })?;
-                settled.stored += 1;
-                end(tx, owner, context, sent, false)?;
-            }
-            Verdict::RetryLater => {
-                settled.deferred += 1;
-                sent.key.unqueue(tx, sent.covered)?;
-                if holds(Rule::RetryLater) {
-                    sent.key.queue(tx, "scan")?;
-                }
-            }
-            Verdict::Rejected => {
-                // Whatever it means, the same answer would come again for ever.
-                settled.rejected += 1;
-                let refused = quarantine::Refused {
-                    code: "rejected",
-                    message: "the server gave no reason",
-                };
-                quarantine::add_up(tx, &sent.key, &fingerprint(sent), &refused, &context.now)?;
-                end(tx, owner, context, sent, false)?;
-            }
-        }
-    }
-    set_value(tx, "push_seq", batch.push_seq)?;
-    if let Some(mark) = &answer.mark {
-        set_value(tx, "witness_cursor", answer.cursor)?;
-        set_value(tx, "witness_mark", mark.as_str())?;
-    }
-    Ok(settled)
-}
-
-/// Halves a batch that was too large or failed as a whole; its push_seq was not used up. None: it holds one record.
-pub fn halve(batch: &Batch) -> Result<Option<Batch>, serde_json::Error> {
-    let keep = batch.records.len() / 2;
-    if keep == 0 {
-        return Ok(None);
-    }
-    let mut request: PushRequest = serde_json::from_slice(&batch.body)?;
-    let mut left = keep;
-    truncate(&mut request.messages, &mut left);
-    truncate(&mut request.tasks, &mut left);
-    truncate(&mut request.task_messages, &mut left);
-    let body = serde_json::to_vec(&request)?;
-    Ok(Some(Batch {
-        digest: sha256(&body),
-        body,
-        records: batch.records[..keep].to_vec(),
-        ..batch.clone()
-    }))
-}
-
-/// The same batch for another epoch. Its digest is another, since the epoch is part of what is sent.
-pub fn with_epoch(batch: &Batch, epoch: i64) -> Result<Batch, serde_json::Error> {
-    let request = PushRequest {
-        epoch,
-        ..serde_json::from_slice(&batch.body)?
-    };
-    let body = serde_json::to_vec(&request)?;
-    Ok(Batch {
-        epoch,
-        digest: sha256(&body),
-        body,
-        ..batch.clone()
-    })
-}
-
-/// Quarantines the only record of a batch that the server cannot take as a whole. The push_seq stays unused.
-pub fn give_up(
-    tx: &Connection,
-    owner: &Owner,
-    context: &Context,
-    batch: &Batch,
-    refused: &quarantine::Refused<'_>,
-) -> Result<(), ApplyError> {
-    for sent in &batch.records {
-        quarantine::add_up(tx, &sent.key, &fingerprint(sent), refused, &context.now)?;
-        end(tx, owner, context, sent, false)?;
-    }
-    Ok(())
-}
-
-/// Lets the rows of a batch that the server does not take wait behind all others. The push_seq stays unused.
-pub fn defer(tx: &Connection, batch: &Batch) -> rusqlite::Result<()> {
-    for sent in &batch.records {
-        sent.key.unqueue(tx, sent.covered)?;
-        sent.key.queue(tx, "scan")?;
-    }
-    Ok(())
-}
-
 /// An end of links is here and can be sent: those that waited for it go back to the outbox, if their other end is too.
 /// Asked for each row whose change is looked at and for each that is pulled, so that it costs nothing where none waits.
 pub fn requeue_parked(tx: &Connection, owner: &Owner, end: &RowKey) -> rusqlite::Result<()> {
@@ -289,26 +91,6 @@ pub fn requeue_parked(tx: &Connection, owner: &Owner, end: &RowKey) -> rusqlite:
         }
     }
     Ok(())
-}
-
-/// Outbox entries, counted up to a bound; the oldest and the newest of them, 0 for none.
-///
-/// Beyond the bound the span of the numbers serves as the count: they are given without gaps, and leave from the oldest
-/// on, so that it is hardly ever more than a little too much. A count of a million is too slow for every look.
-pub fn size(conn: &Connection) -> rusqlite::Result<(u64, i64, i64)> {
-    const COUNTED_MAX: i64 = 5_000;
-    let (counted, oldest, newest): (i64, i64, i64) = conn
-        .prepare_cached(
-            "SELECT (SELECT count(*) FROM (SELECT 1 FROM sync_queue LIMIT ?1)),
-               coalesce((SELECT min(seq) FROM sync_queue), 0), coalesce((SELECT max(seq) FROM sync_queue), 0)",
-        )?
-        .query_row([COUNTED_MAX], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    let count = if counted < COUNTED_MAX {
-        counted
-    } else {
-        counted.max(newest - oldest + 1)
-    };
-    Ok((count.unsigned_abs(), oldest, newest))
 }
 
 struct Builder<'a> {
@@ -663,63 +445,6 @@ fn set_unnamed_aside(
     quarantine::add_up(tx, &key, b"key", &refused, now)
 }
 
-fn end(
-    tx: &Connection,
-    owner: &Owner,
-    context: &Context,
-    sent: &Sent,
-    force: bool,
-) -> Result<(), ApplyError> {
-    let covered = if holds(Rule::CoveredVersion) {
-        sent.covered
-    } else {
-        i64::MAX
-    };
-    sent.key.unqueue(tx, covered)?;
-    apply::end_of_change(tx, owner, context, &sent.key, sent.ident, force)
-}
-
-fn acknowledge(tx: &Connection, sent: &Sent, stamp: Stamp) -> rusqlite::Result<()> {
-    let acked = |before: Stamp| Acked {
-        hash: sent.hash,
-        version: sent.version,
-        stamp: before.max(stamp),
-    };
-    match sent.key.table {
-        Table::Messages => {
-            if let Some(identity) = identity::message_by_ident(tx, sent.ident)? {
-                identity::set_message_acked(tx, sent.ident, &acked(identity.acked.stamp))?;
-            }
-        }
-        Table::TaskTracking => {
-            if let Some(identity) = identity::task_by_ident(tx, sent.ident)? {
-                identity::set_task_acked(tx, sent.ident, &acked(identity.acked.stamp))?;
-            }
-        }
-        Table::TaskMessages => apply::set_link_acked(tx, sent.ident, sent.version, stamp)?,
-    }
-    quarantine::lift(tx, &sent.key)
-}
-
-fn supersede(tx: &Connection, sent: &Sent) -> rusqlite::Result<()> {
-    match sent.key.table {
-        Table::Messages => {
-            if let Some(identity) = identity::message_by_ident(tx, sent.ident)?
-                && !identity.acked.is_known()
-            {
-                let acked = Acked {
-                    hash: sent.hash,
-                    version: sent.version,
-                    stamp: Stamp::default(),
-                };
-                identity::set_message_acked(tx, sent.ident, &acked)?;
-            }
-        }
-        Table::TaskTracking | Table::TaskMessages => {}
-    }
-    Ok(())
-}
-
 fn link_of_rows(tx: &Connection, task_id: &Value, message_id: i64) -> rusqlite::Result<Option<i64>> {
     tx.prepare_cached(
         "SELECT l.ident FROM sync_links l
@@ -728,13 +453,4 @@ fn link_of_rows(tx: &Connection, task_id: &Value, message_id: i64) -> rusqlite::
     )?
     .query_row(rusqlite::params![task_id, message_id], |row| row.get(0))
     .optional()
-}
-
-fn fingerprint(sent: &Sent) -> [u8; 8] {
-    sent.version.unwrap_or_default().to_be_bytes()
-}
-
-fn truncate<T>(records: &mut Vec<T>, left: &mut usize) {
-    records.truncate(*left);
-    *left -= records.len();
 }
