@@ -506,3 +506,6 @@ fn file_identity(path: &Path) -> anyhow::Result<(u64, u64)> {
     let meta = std::fs::metadata(path).with_context(|| format!("looking at {}", path.display()))?;
     Ok((meta.dev(), meta.ino()))
 }
+
+#[cfg(test)]
+mod tests;
