@@ -49,6 +49,23 @@ async fn p5_pulled_rows_are_not_sent_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p9_a_sync_with_nothing_to_do_writes_nothing_to_the_file() {
+    let pair = Pair::start().await;
+    writer::message(&pair.a.open(), "s", "one row").unwrap();
+    pair.converge().await;
+    let file = pair.a.open();
+    let version = |file: &rusqlite::Connection| -> i64 {
+        file.query_row("PRAGMA data_version", [], |row| row.get(0))
+            .unwrap()
+    };
+    let before = version(&file);
+    for _ in 0..3 {
+        pair.a.sync().await;
+    }
+    assert_eq!(version(&file), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_devices_writing_at_once_end_with_the_same_rows() {
     let pair = Pair::start().await;
     let write = |workstation: &Workstation, name: &'static str| {
