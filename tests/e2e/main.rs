@@ -28,6 +28,7 @@ mod rules;
 mod pair;
 
 mod adoption;
+mod chaos;
 mod convergence;
 mod crash;
 mod files;

@@ -169,6 +169,11 @@ impl Workstation {
         self.cli(&["sync", "--wait", "--timeout", "60s"]).await.ok();
     }
 
+    /// A sync that may fail, since the network does.
+    pub async fn sync_if_possible(&self) {
+        self.cli(&["sync", "--wait", "--timeout", "1s"]).await;
+    }
+
     /// `verify --json`: whether this file and the cloud hold the same.
     pub async fn verify(&self) -> Value {
         self.cli(&["verify", "--json"]).await.json()
