@@ -202,6 +202,24 @@ holds() { # WHAT GOT EXPECTED
     say "  $1: $2"
 }
 
+if command -v sqlite3 >/dev/null 2>&1; then
+    say ""
+    say "Column by column, as sqlite3 reads them, B holds what A holds:"
+    rows_of() {
+        case $2 in
+            messages) what="hash, session_id, role, content, source_type, source_file, checkpoint, timestamp, extracted_at,
+                content_length, has_code, has_markdown, agent_context FROM messages ORDER BY hash" ;;
+            tasks) what="* FROM task_tracking ORDER BY id" ;;
+            links) what="l.task_id, m.hash, l.sequence FROM task_messages l LEFT JOIN messages m ON m.id = l.message_id
+                ORDER BY l.task_id, m.hash" ;;
+        esac
+        sqlite3 "$demo/$1/context.db" "SELECT $what" | cksum
+    }
+    for table in messages tasks links; do
+        holds "$table, checksum and bytes" "$(rows_of b $table)" "$(rows_of a $table)"
+    done
+fi
+
 say ""
 say "Each row stands once in PostgreSQL:"
 owner_url=$(server database-url)
