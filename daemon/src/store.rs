@@ -30,6 +30,12 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const CALM: Duration = Duration::from_millis(2);
 const CALM_WAIT_MAX: Duration = Duration::from_millis(50);
 
+/// Two commits of the owner within this time are a burst: there will be a third. Then we wait for it, but not for
+/// longer than the second of these, and look for it this often.
+const BURST: Duration = Duration::from_millis(80);
+const NEXT_COMMIT_WAIT_MAX: Duration = Duration::from_millis(25);
+const NEXT_COMMIT_POLL: Duration = Duration::from_micros(500);
+
 /// Distinct statements kept prepared: one for each set of columns that rows arrive with, and our own.
 const STATEMENT_CACHE: usize = 128;
 
@@ -39,8 +45,36 @@ pub struct Store {
     conn: Connection,
     path: PathBuf,
     owner: Owner,
-    /// data_version when we last looked, so that a quiet file costs no wait.
+    /// The journal that we sync after each commit; None where SQLite does so while it holds the lock.
+    wal: Option<PathBuf>,
+    /// data_version when we last looked.
     seen_version: i64,
+    rhythm: Rhythm,
+}
+
+/// When the owner commits, as far as we saw.
+#[derive(Debug)]
+struct Rhythm {
+    version: i64,
+    /// The last two commits seen, the newer one first.
+    commits: [Option<Instant>; 2],
+}
+
+impl Rhythm {
+    /// Whether there was a commit since the last note.
+    fn note(&mut self, version: i64) -> bool {
+        if version == self.version {
+            return false;
+        }
+        self.version = version;
+        self.commits = [Some(Instant::now()), self.commits[0]];
+        true
+    }
+
+    fn is_burst(&self, now: Instant) -> bool {
+        let [_, earlier] = self.commits;
+        earlier.is_some_and(|earlier| now.duration_since(earlier) < BURST)
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -73,16 +107,29 @@ impl Store {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let conn = open_or_create(path)?;
         conn.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
-        // Cursor and push_seq must not fall behind what the server was told: no commit of ours may be lost in a
-        // power failure. This is a setting of the connection, not of the file.
-        conn.pragma_update(None, "synchronous", "FULL")
+        let journal_mode: String = conn
+            .pragma_query_value(None, "journal_mode", |row| row.get(0))
             .map_err(|error| not_a_database(path, error))?;
+        // Cursor and push_seq must not fall behind what the server was told: no commit of ours may be lost in a
+        // power failure. In WAL mode we sync the journal ourselves, once the write lock is free again: the wait for the
+        // disk would be most of the time for which the owner's writes meet us. A setting of the connection, not of
+        // the file.
+        let wal = journal_mode
+            .eq_ignore_ascii_case("wal")
+            .then(|| with_suffix(path, "-wal"));
+        conn.pragma_update(None, "synchronous", if wal.is_some() { "NORMAL" } else { "FULL" })?;
 
+        let version = data_version(&conn)?;
         let mut store = Self {
             owner: Owner::unread(),
-            seen_version: data_version(&conn).map_err(|error| not_a_database(path, error))?,
+            seen_version: version,
+            rhythm: Rhythm {
+                version,
+                commits: [None, None],
+            },
             conn,
             path: path.to_path_buf(),
+            wal,
         };
         store.migrate()?;
         store.repair_tables()?;
@@ -186,6 +233,7 @@ impl Store {
     pub fn changed(&mut self) -> rusqlite::Result<bool> {
         let version = data_version(&self.conn)?;
         let changed = version != self.seen_version;
+        self.rhythm.note(version);
         self.seen_version = version;
         Ok(changed)
     }
@@ -201,6 +249,7 @@ impl Store {
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         let value = act(&tx, &self.owner)?;
         tx.commit()?;
+        self.sync_journal()?;
         Ok(value)
     }
 
@@ -289,13 +338,35 @@ impl Store {
         Ok(())
     }
 
+    /// What was committed is on the disk from here on. Closing a descriptor of the journal drops no lock: SQLite's
+    /// locks are on the other two files.
+    fn sync_journal(&self) -> rusqlite::Result<()> {
+        let Some(wal) = &self.wal else { return Ok(()) };
+        match std::fs::File::open(wal).and_then(|file| file.sync_data()) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(rusqlite::Error::SqliteFailure(
+                rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC),
+                Some(format!("syncing {}: {error}", wal.display())),
+            )),
+        }
+    }
+
+    /// Begins to write when the owner is least likely to: not while it commits, and right after one of several commits
+    /// in a row, which leaves the most time until the next.
     fn wait_for_calm(&mut self) -> rusqlite::Result<()> {
         let begun = Instant::now();
         let mut version = data_version(&self.conn)?;
-        if version == self.seen_version {
+        if version == self.rhythm.version {
+            if self.rhythm.is_burst(begun) {
+                while begun.elapsed() < NEXT_COMMIT_WAIT_MAX && !self.rhythm.note(data_version(&self.conn)?) {
+                    std::thread::sleep(NEXT_COMMIT_POLL);
+                }
+            }
             return Ok(());
         }
         while begun.elapsed() < CALM_WAIT_MAX {
+            self.rhythm.note(version);
             std::thread::sleep(CALM);
             let now = data_version(&self.conn)?;
             if now == version {
@@ -408,6 +479,12 @@ pub(crate) fn open_or_create(path: &Path) -> Result<Connection, StoreError> {
         conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     }
     Ok(conn)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// Whether there was nothing. An empty file is what a process left that died right after making it.

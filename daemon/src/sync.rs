@@ -245,7 +245,15 @@ impl Core {
     pub fn hint(&mut self, now: Millis, hint: Hint) {
         match hint {
             Hint::File => {
-                self.look_at = self.look_at.min(now + LOOKS_AFTER_HINT_MS[0]);
+                let soon = now + LOOKS_AFTER_HINT_MS[0];
+                // To open a file that cannot be used makes such hints itself: they do not shorten the wait.
+                let unusable = !self.looked && self.file_failures > 0;
+                let at = if unusable {
+                    soon.max(self.file_not_before)
+                } else {
+                    soon
+                };
+                self.look_at = self.look_at.min(at);
                 self.looks_after_hint = 1;
             }
             Hint::Head(head) => {

@@ -628,3 +628,26 @@ fn p1_hints_without_pause_do_not_put_the_look_off() {
     }
     assert_eq!(core.next(102), Next::Do(Step::Look));
 }
+
+#[test]
+fn p8_hints_do_not_make_a_busy_loop_of_a_file_that_cannot_be_opened() {
+    let mut core = Core::new(1, true, false);
+    let (mut now, mut looks) = (0, 0);
+    while now < 10_000 {
+        match core.next(now) {
+            Next::Do(step) => {
+                looks += 1;
+                let outcome = Outcome::Failed {
+                    trouble: Trouble::File,
+                    code: "database_unusable".into(),
+                    message: "made for a test".into(),
+                };
+                core.done(now, &step, outcome);
+                // What the failed try itself did in the folder.
+                core.hint(now, Hint::File);
+            }
+            Next::WaitUntil(until) => now = until.max(now + 1),
+        }
+    }
+    assert!(looks <= 30, "{looks} looks in ten seconds");
+}
