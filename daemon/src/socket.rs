@@ -38,6 +38,9 @@ const SYNC_WAIT_MAX: Duration = Duration::from_secs(3600);
 /// How long requests in flight may go on after the stop; the whole daemon has 2 s.
 const STOP_GRACE: Duration = Duration::from_millis(500);
 
+/// How long a wish waits for the status to show it.
+const STATUS_WAIT_MAX: Duration = Duration::from_secs(2);
+
 /// Largest request body; ours are a few words.
 const BODY_MAX_BYTES: usize = 64 * 1024;
 
@@ -302,15 +305,35 @@ async fn sync(AppState(app): AppState<App>, body: axum::body::Bytes) -> Response
 }
 
 async fn pause(AppState(app): AppState<App>) -> Response {
-    tell(&app, Control::Pause).await
+    tell_and_wait(&app, Control::Pause, |state| {
+        state == State::Paused || hides_pause(state)
+    })
+    .await
 }
 
 async fn resume(AppState(app): AppState<App>) -> Response {
-    tell(&app, Control::Resume).await
+    tell_and_wait(&app, Control::Resume, |state| state != State::Paused).await
 }
 
 async fn reload(AppState(app): AppState<App>) -> Response {
     tell(&app, Control::Reload).await
+}
+
+/// Answers once the status says so too: whoever asks next must not see the state from before.
+async fn tell_and_wait(app: &App, control: Control, holds: impl Fn(State) -> bool) -> Response {
+    let answer = tell(app, control).await;
+    let mut status = app.status.clone();
+    // A loop in the middle of a slow step takes the wish all the same, only later.
+    let _ = tokio::time::timeout(STATUS_WAIT_MAX, status.wait_for(|status| holds(status.state))).await;
+    answer
+}
+
+/// States that go before `paused`.
+fn hides_pause(state: State) -> bool {
+    match state {
+        State::Starting | State::NeedsLogin | State::Blocked => true,
+        State::Syncing | State::InSync | State::Offline | State::Paused | State::ReadOnly => false,
+    }
 }
 
 async fn tell(app: &App, control: Control) -> Response {

@@ -467,7 +467,7 @@ pub(super) fn failed(error: &anyhow::Error) -> Outcome {
     Outcome::Failed {
         trouble,
         code: code.into(),
-        message: format!("{error:#}"),
+        message: told_once(error),
     }
 }
 
@@ -500,6 +500,19 @@ fn code_of(error: &anyhow::Error) -> &'static str {
         Some(ErrorCode::CannotOpen) => "cannot_open",
         Some(_) | None => "database_unusable",
     })
+}
+
+/// An error with its causes, each once: some texts hold that of their cause already.
+pub(super) fn told_once(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if told.is_empty() {
+            told = cause;
+        } else if !told.contains(&cause) {
+            told = format!("{told}: {cause}");
+        }
+    }
+    told
 }
 
 fn file_identity(path: &Path) -> anyhow::Result<(u64, u64)> {

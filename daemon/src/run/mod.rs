@@ -36,6 +36,10 @@ use report::{Sources, Totals};
 /// Wishes and hints that may wait for a step to end. What does not fit is said again, or covered by the poll.
 const QUEUE: usize = 64;
 
+/// A daemon that was killed keeps its lock until it is really gone: a restart right after waits for that.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+const LOCK_POLL: Duration = Duration::from_millis(50);
+
 /// How long a login that could not be used is left alone.
 const LOGIN_RETRY_MS: Millis = 30_000;
 
@@ -379,7 +383,13 @@ impl Daemon {
         self.login_retry_at = self.now() + LOGIN_RETRY_MS;
         let (client, trouble) = match logged_in {
             Ok(client) => (client, None),
-            Err(error) => (None, Some(format!("cannot use the stored login: {error:#}"))),
+            Err(error) => (
+                None,
+                Some(format!(
+                    "cannot use the stored login: {}",
+                    files::told_once(&error)
+                )),
+            ),
         };
         self.client = client;
         if let (Some(client), Some(files)) = (&self.client, &self.files)
@@ -537,6 +547,10 @@ fn lock(paths: &Paths) -> anyhow::Result<File> {
         .mode(0o600)
         .open(&paths.lock)
         .with_context(doing)?;
+    let begun = Instant::now();
+    while matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)) && begun.elapsed() < LOCK_WAIT {
+        std::thread::sleep(LOCK_POLL);
+    }
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => {
