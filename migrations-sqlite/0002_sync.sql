@@ -97,6 +97,8 @@ CREATE TABLE sync_links_waiting (
   epoch             INTEGER NOT NULL,
   cursor            INTEGER NOT NULL
 );
+CREATE INDEX sync_links_waiting_task ON sync_links_waiting (task_id);
+CREATE INDEX sync_links_waiting_message ON sync_links_waiting (origin_hash, origin_occurrence);
 
 -- Pulled versions of rows with a local change under way, kept until that change has ended.
 CREATE TABLE sync_held (

@@ -80,6 +80,9 @@ pub fn identify_message(
     let mut identity = message_of_row(tx, row_id)?;
     let message = match owner.read_message(tx, tenant, row_id)? {
         Found::Gone => {
+            if let Some(identity) = &identity {
+                park_links(tx, owner, identity.ident, row_id)?;
+            }
             let tombstone = match &identity {
                 Some(identity) => bury(tx, identity)?.then_some(identity.ident),
                 None => None,
@@ -124,6 +127,7 @@ pub fn identify_message(
         // Nobody has heard of it yet: it is as if it had been written like this in the first place.
         identity.origin.content_hash = message.hash;
         identity.origin.occurrence = free_occurrence(tx, message.hash)?;
+        message_came(tx, &identity.origin)?;
     }
     identity.seen_seq = identity.seen_seq.max(ops.newest);
     identity.writer_hash.clone_from(&message.record.hash);
@@ -247,6 +251,7 @@ pub fn insert_task(tx: &Connection, local_id: &Value, cloud_id: &str) -> rusqlit
     let ident = tx
         .prepare_cached("INSERT INTO sync_tasks (local_id, cloud_id) VALUES (?1, ?2)")?
         .insert(rusqlite::params![local_id, cloud_id])?;
+    task_came(tx, cloud_id)?;
     let (local_id, cloud_id) = (local_id.clone(), cloud_id.to_owned());
     Ok(TaskIdentity {
         ident,
@@ -257,6 +262,30 @@ pub fn insert_task(tx: &Connection, local_id: &Value, cloud_id: &str) -> rusqlit
     })
 }
 
+/// A message with this origin is known now: links that wait for it are looked at before the next page is in.
+pub fn message_came(tx: &Connection, origin: &Origin) -> rusqlite::Result<()> {
+    let waits = tx
+        .prepare_cached("SELECT 1 FROM sync_links_waiting WHERE origin_hash = ?1 AND origin_occurrence = ?2")?
+        .exists(rusqlite::params![
+            origin.content_hash.as_bytes(),
+            origin.occurrence
+        ])?;
+    if waits {
+        store::set_value(tx, "waiting_ready", 1)?;
+    }
+    Ok(())
+}
+
+fn task_came(tx: &Connection, cloud_id: &str) -> rusqlite::Result<()> {
+    let waits = tx
+        .prepare_cached("SELECT 1 FROM sync_links_waiting WHERE task_id = ?1")?
+        .exists([cloud_id])?;
+    if waits {
+        store::set_value(tx, "waiting_ready", 1)?;
+    }
+    Ok(())
+}
+
 /// An identity for a pulled message, acknowledged under the cursor it came with.
 pub fn insert_pulled_message(
     tx: &Connection,
@@ -265,6 +294,7 @@ pub fn insert_pulled_message(
     writer_hash: Option<&str>,
     acked: &Acked,
 ) -> rusqlite::Result<i64> {
+    message_came(tx, origin)?;
     tx.prepare_cached(
         "INSERT INTO sync_messages (row_id, session_id, origin_hash, origin_occurrence, writer_hash, sent,
            acked_hash, acked_version, acked_epoch, acked_cursor, seen_seq)
@@ -321,6 +351,26 @@ fn is_same_row(identity: &MessageIdentity, message: &LocalMessage, fresh: bool) 
         && (same_writer_hash || !fresh || !holds(Rule::OpsDecide))
 }
 
+/// SQLite gives the highest id out again. Links that the owner left standing under it will then belong to the new row,
+/// and wait for it.
+fn park_links(tx: &Connection, owner: &Owner, ident: i64, row_id: i64) -> rusqlite::Result<()> {
+    let key = owner.message_key();
+    let is_given_out_again = !tx
+        .prepare_cached(&format!("SELECT 1 FROM messages WHERE {key} > ?1"))?
+        .exists([row_id])?;
+    if !is_given_out_again {
+        return Ok(());
+    }
+    tx.prepare_cached(
+        "INSERT OR IGNORE INTO sync_links_parked (task_id, message_id)
+         SELECT t.local_id, ?2 FROM sync_links l JOIN sync_tasks t ON t.ident = l.task
+         WHERE l.message = ?1 AND EXISTS
+           (SELECT 1 FROM task_messages k WHERE k.task_id IS t.local_id AND k.message_id = ?2)",
+    )?
+    .execute([ident, row_id])?;
+    Ok(())
+}
+
 /// Links that still stand under the row's id belong to the new row now; no trigger tells of that.
 fn requeue_links(tx: &Connection, ident: i64, row_id: i64) -> rusqlite::Result<()> {
     tx.prepare_cached(
@@ -372,6 +422,7 @@ fn new_message(tx: &Connection, row_id: i64, message: &LocalMessage) -> rusqlite
         content_hash: message.hash,
         occurrence: free_occurrence(tx, message.hash)?,
     };
+    message_came(tx, &origin)?;
     let ident = tx
         .prepare_cached(
             "INSERT INTO sync_messages (row_id, session_id, origin_hash, origin_occurrence, writer_hash)

@@ -11,6 +11,7 @@ use crate::identity::{self, Acked};
 use crate::key::{RowKey, Table};
 use crate::quarantine;
 use crate::rules::{Rule, holds};
+use crate::store;
 
 /// A link between two identities, as `sync_links` holds it.
 #[derive(Clone, Debug)]
@@ -138,6 +139,10 @@ impl Applier<'_> {
 
     /// Links whose second end came in this transaction.
     pub(super) fn drain_waiting(&mut self) -> Result<(), ApplyError> {
+        if store::value::<i64>(self.tx, "waiting_ready")?.is_none() {
+            return Ok(());
+        }
+        store::set_value(self.tx, "waiting_ready", rusqlite::types::Null)?;
         let ready: Vec<(i64, LinkRecord, Stamp)> = self
             .tx
             .prepare_cached(

@@ -173,6 +173,7 @@ impl Applier<'_> {
         acked: &Acked,
     ) -> Result<(), ApplyError> {
         if identity.origin != *origin {
+            identity::message_came(self.tx, origin)?;
             self.tx
                 .prepare_cached(
                     "UPDATE sync_messages SET origin_hash = ?2, origin_occurrence = ?3 WHERE ident = ?1",

@@ -80,8 +80,13 @@ pub fn requeue_parked(tx: &Connection, owner: &Owner, end: &RowKey) -> rusqlite:
         let Value::Integer(message_id) = message else {
             continue;
         };
-        if owner.message_exists(tx, message_id)?
-            && owner.task_exists(tx, &task)?
+        // Here, or once acknowledged.
+        let has_message = owner.message_exists(tx, message_id)?
+            || identity::message_of_row(tx, message_id)?.is_some_and(|found| found.acked.is_known());
+        let has_task = owner.task_exists(tx, &task)?
+            || identity::task_of_row(tx, &task)?.is_some_and(|found| found.acked.is_known());
+        if has_message
+            && has_task
             && !quarantine::holds_up(tx, &RowKey::message(message_id))?
             && !quarantine::holds_up(tx, &RowKey::task(&task))?
         {

@@ -125,7 +125,10 @@ fn perform(desk: &mut Desk, op: &Op) {
             desk.owner.execute("UPDATE messages SET role = 'tool' WHERE id = ?1", [id]).unwrap();
         }
         Op::Delete { row } => {
+            // An owner that leaves links behind, and then gets the id out again, has them mean another row; that is no
+            // change that a trigger tells of.
             let id = nth(desk, *row);
+            desk.owner.execute("DELETE FROM task_messages WHERE message_id = ?1", [id]).unwrap();
             desk.owner.execute("DELETE FROM messages WHERE id = ?1", [id]).unwrap();
         }
         Op::Renew { row, text } => {
@@ -251,7 +254,11 @@ fn check(desk: &Desk) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    // With a seed of its own, so that a run says the same each time; PROPTEST_CASES looks further.
+    #![proptest_config(ProptestConfig {
+        rng_seed: proptest::test_runner::RngSeed::Fixed(20_261_124),
+        ..ProptestConfig::with_cases(150)
+    })]
 
     #[test]
     fn p1_p12_whatever_the_owner_does_everything_is_sent_and_nothing_twice(
