@@ -407,10 +407,11 @@ fn p9_polling_and_looking_write_nothing_to_context_db() {
 }
 
 fn code_of_failure(error: anyhow::Error) -> (Trouble, String) {
-    match failed(&error) {
-        Outcome::Failed { trouble, code, .. } => (trouble, code),
-        other => panic!("{other:?}"),
-    }
+    let outcome = failed(&error);
+    let Outcome::Failed { trouble, code, .. } = outcome else {
+        panic!("{outcome:?}")
+    };
+    (trouble, code)
 }
 
 #[test]
