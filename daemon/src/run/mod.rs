@@ -548,17 +548,17 @@ fn lock(paths: &Paths) -> anyhow::Result<File> {
         .open(&paths.lock)
         .with_context(doing)?;
     let begun = Instant::now();
-    while matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)) && begun.elapsed() < LOCK_WAIT {
-        std::thread::sleep(LOCK_POLL);
-    }
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            anyhow::bail!(
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(std::fs::TryLockError::WouldBlock) if begun.elapsed() < LOCK_WAIT => {
+                std::thread::sleep(LOCK_POLL);
+            }
+            Err(std::fs::TryLockError::WouldBlock) => anyhow::bail!(
                 "another coditect-sync already runs on {}; stop it first",
                 paths.context_db.display()
-            )
+            ),
+            Err(std::fs::TryLockError::Error(error)) => return Err(error).with_context(doing),
         }
-        Err(std::fs::TryLockError::Error(error)) => Err(error).with_context(doing),
     }
 }
