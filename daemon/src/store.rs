@@ -47,8 +47,6 @@ pub struct Store {
     owner: Owner,
     /// The journal that we sync after each commit; None where SQLite does so while it holds the lock.
     wal: Option<PathBuf>,
-    /// data_version when we last looked.
-    seen_version: i64,
     rhythm: Rhythm,
 }
 
@@ -122,7 +120,6 @@ impl Store {
         let version = data_version(&conn)?;
         let mut store = Self {
             owner: Owner::unread(),
-            seen_version: version,
             rhythm: Rhythm {
                 version,
                 commits: [None, None],
@@ -229,13 +226,10 @@ impl Store {
         Ok(true)
     }
 
-    /// Whether another connection has committed since this was last asked. The truth behind every hint.
-    pub fn changed(&mut self) -> rusqlite::Result<bool> {
-        let version = data_version(&self.conn)?;
-        let changed = version != self.seen_version;
-        self.rhythm.note(version);
-        self.seen_version = version;
-        Ok(changed)
+    /// Notes whether another connection has committed since this was last called: transactions begin by that rhythm.
+    pub fn note_commits(&mut self) -> rusqlite::Result<()> {
+        self.rhythm.note(data_version(&self.conn)?);
+        Ok(())
     }
 
     /// A write transaction, begun when the owner pauses.

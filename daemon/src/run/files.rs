@@ -110,7 +110,7 @@ impl Files {
 
     /// Looks at the file, repairs the capture where that is needed, and says what is to be done.
     pub(super) fn look(&mut self) -> anyhow::Result<Outcome> {
-        self.store.changed()?;
+        self.store.note_commits()?;
         // Lost tables of ours come first: our triggers name them, and until they are there again every write of the
         // owner fails.
         let schema_changed = self.store.schema_changed()?;
