@@ -8,12 +8,84 @@ use serde::Deserialize;
 use url::Url;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The file to watch. A relative path starts at the folder of `config.toml`.
     pub context_db: Option<PathBuf>,
     /// Where `login` goes without `--server`.
     pub server: Option<Url>,
+    pub ingest: Ingest,
+    pub projects: Projects,
+    pub redaction: Redaction,
+}
+
+/// Which transcripts the daemon itself follows.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ingest {
+    /// Claude Code's transcripts, in `claude_projects_dir`.
+    pub claude_projects: bool,
+    /// `~` stands for the user's home.
+    pub claude_projects_dir: PathBuf,
+}
+
+/// Whose rows may leave the machine. Patterns are globs over the name of a project.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Projects {
+    /// What becomes of a project that no pattern names.
+    pub default: Sharing,
+    pub include: Vec<String>,
+    /// Outweighs `include`.
+    pub exclude: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sharing {
+    #[default]
+    Include,
+    Exclude,
+}
+
+/// Which secrets are taken out of what is sent.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Redaction {
+    pub enabled: bool,
+    /// Regular expressions of findings that are no secrets.
+    pub allow: Vec<String>,
+    #[serde(rename = "rule")]
+    pub rules: Vec<RedactionRule>,
+}
+
+/// A rule of the user's own.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedactionRule {
+    /// Named in what stands in the secret's place: `[REDACTED:kind]`.
+    pub kind: String,
+    /// A regular expression; its group `secret`, if it has one, is what is replaced.
+    pub pattern: String,
+}
+
+impl Default for Ingest {
+    fn default() -> Ingest {
+        Ingest {
+            claude_projects: false,
+            claude_projects_dir: "~/.claude/projects".into(),
+        }
+    }
+}
+
+impl Default for Redaction {
+    fn default() -> Redaction {
+        Redaction {
+            enabled: true,
+            allow: Vec::new(),
+            rules: Vec::new(),
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
