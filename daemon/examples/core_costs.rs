@@ -46,6 +46,7 @@ fn main() -> anyhow::Result<()> {
         device: store.device_id()?,
         hardware_id: None,
         now: "2026-01-01T00:00:00Z".into(),
+        policy: std::sync::Arc::default(),
     };
     let limits = BatchLimits {
         rows: BATCH_ROWS,

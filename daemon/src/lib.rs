@@ -29,6 +29,7 @@ pub mod disk;
 pub mod doctor;
 pub mod output;
 pub mod paths;
+pub mod policy;
 pub mod socket;
 pub mod status;
 

@@ -3,6 +3,8 @@
 //! Everything is real but the loop: context.db, its foreign writer, the state file, the server. The steps are those of
 //! `coditect_sync::run`, called by the test instead.
 
+use std::sync::Arc;
+
 use coditect_server::auth::Caller;
 use coditect_shared::DeviceId;
 use coditect_shared::wire::{PullPage, PullQuery, PushAnswer, PushConflict};
@@ -63,6 +65,7 @@ impl Stepped {
                 device,
                 hardware_id: None,
                 now: "2026-01-01T00:00:00Z".into(),
+                policy: Arc::default(),
             },
             limits: BatchLimits {
                 rows: 1_000,

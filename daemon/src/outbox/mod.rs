@@ -6,6 +6,8 @@
 mod build;
 mod settle;
 
+use std::sync::Arc;
+
 use coditect_shared::hash::sha256;
 use coditect_shared::wire::PushRequest;
 use coditect_shared::{ContentHash, DeviceId, TenantId};
@@ -13,6 +15,7 @@ use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
 use crate::key::RowKey;
+use crate::policy::Policy;
 
 pub use build::{Built, build, requeue_parked};
 pub use settle::{Settled, defer, give_up, settle};
@@ -26,6 +29,7 @@ pub struct Context {
     pub hardware_id: Option<String>,
     /// RFC 3339, for the quarantine's `at`.
     pub now: String,
+    pub policy: Arc<Policy>,
 }
 
 /// Where a batch ends.

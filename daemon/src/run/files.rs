@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -15,6 +16,7 @@ use crate::capture::{self, CaptureHealth};
 use crate::identity;
 use crate::outbox::{self, Batch, BatchLimits, Context, Settled};
 use crate::owner::ShapeError;
+use crate::policy::Policy;
 use crate::quarantine::{self, Refused};
 use crate::state::State;
 use crate::status::{Capture, QUARANTINE_NOTES_MAX, QuarantineNote};
@@ -43,6 +45,7 @@ pub(super) struct Files {
     /// Device and inode: another file under the same name is another history.
     identity: (u64, u64),
     hardware_id: String,
+    policy: Arc<Policy>,
     capture: CaptureHealth,
     /// Records of a batch, by the time that the last ones took.
     batch_rows: usize,
@@ -71,7 +74,7 @@ pub(super) struct Ready {
 }
 
 impl Files {
-    pub(super) fn open(context_db: &Path, state_db: &Path) -> anyhow::Result<Self> {
+    pub(super) fn open(context_db: &Path, state_db: &Path, policy: Arc<Policy>) -> anyhow::Result<Self> {
         let store = Store::open(context_db)?;
         let identity = file_identity(context_db)?;
         let hardware_id = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -82,6 +85,7 @@ impl Files {
             state,
             identity,
             hardware_id,
+            policy,
             capture,
             batch_rows: BATCH_ROWS,
         })
@@ -453,6 +457,7 @@ impl Files {
             device: self.store.device_id()?,
             hardware_id: Some(self.hardware_id.clone()),
             now: Timestamp::now().to_string(),
+            policy: self.policy.clone(),
         })
     }
 }

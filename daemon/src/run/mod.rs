@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::credential;
 use crate::outbox::{Batch, BatchLimits};
 use crate::paths::Paths;
+use crate::policy::Policy;
 use crate::socket::{self, Control, Socket, SyncDone};
 use crate::status::{OutboxStatus, Status};
 use crate::sync::{Core, Hint, Millis, Next, Outcome, Step, Trouble};
@@ -48,20 +49,24 @@ const LOGIN_RETRY_MS: Millis = 30_000;
 const IDENTIFY_ROUNDS_MAX: u32 = 50;
 
 /// Runs the daemon until `shutdown`. Fails if another one has this context.db or this socket.
-pub async fn run(paths: Paths, _config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(paths: Paths, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let policy = Policy::new(&config).map_err(anyhow::Error::msg)?;
     let _lock = lock(&paths)?;
     let socket = Socket::bind(&paths.socket).await?;
     let (control, wishes) = mpsc::channel(QUEUE);
     let starting = Arc::new(Status::starting(&paths.context_db, Timestamp::now()));
     let (publish, status) = watch::channel(starting);
     let serving = tokio::spawn(socket::serve_on(socket, status, control, shutdown.clone()));
-    Daemon::new(paths, publish).run(wishes, &shutdown).await;
+    Daemon::new(paths, Arc::new(policy), publish)
+        .run(wishes, &shutdown)
+        .await;
     shutdown.cancel();
     serving.await.context("the status socket")?
 }
 
 struct Daemon {
     paths: Paths,
+    policy: Arc<Policy>,
     started: Instant,
     core: Core,
     wake: Wake,
@@ -87,12 +92,13 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn new(paths: Paths, status: watch::Sender<Arc<Status>>) -> Self {
+    fn new(paths: Paths, policy: Arc<Policy>, status: watch::Sender<Arc<Status>>) -> Self {
         let (hints_in, hints) = mpsc::channel(QUEUE);
         Self {
             core: Core::new(rand::random(), false, false),
             wake: Wake::on(&paths.context_db),
             paths,
+            policy,
             started: Instant::now(),
             files: None,
             facts: None,
@@ -234,7 +240,8 @@ impl Daemon {
         }
         if self.files.is_none() {
             let (context_db, state_db) = (self.paths.context_db.clone(), self.paths.state_db.clone());
-            let files = blocking(move || Files::open(&context_db, &state_db)).await?;
+            let policy = self.policy.clone();
+            let files = blocking(move || Files::open(&context_db, &state_db, policy)).await?;
             if files.is_paused() {
                 self.core.hint(self.now(), Hint::Pause);
             }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use coditect_shared::hash::message_hash;
 use coditect_shared::wire::{PullPage, PushAnswer, PushRequest, RecordVerdict, Verdict};
@@ -61,6 +62,7 @@ impl Desk {
                 device,
                 hardware_id: None,
                 now: "2026-01-01T00:00:00Z".into(),
+                policy: Arc::default(),
             },
             cloud: Cloud::default(),
             limits: BatchLimits {

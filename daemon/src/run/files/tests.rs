@@ -108,7 +108,7 @@ impl Desk {
             .bind(Uuid::from_u128(1), TENANT, &"u".parse().unwrap())
             .unwrap();
         drop(store);
-        let files = Files::open(&path, &folder.path().join("state.db")).unwrap();
+        let files = Files::open(&path, &folder.path().join("state.db"), Arc::default()).unwrap();
         let owner = Connection::open(&path).unwrap();
         owner.busy_timeout(Duration::from_secs(10)).unwrap();
         owner.pragma_update(None, "synchronous", "OFF").unwrap();
@@ -127,7 +127,12 @@ impl Desk {
     /// The process dies and comes back.
     fn kill(&mut self) {
         let folder = self.folder.path();
-        self.files = Files::open(&folder.join("context.db"), &folder.join("state.db")).unwrap();
+        self.files = Files::open(
+            &folder.join("context.db"),
+            &folder.join("state.db"),
+            Arc::default(),
+        )
+        .unwrap();
         self.core = Core::new(self.now, true, false);
         (self.answer, self.page) = (None, None);
         self.hurry();
