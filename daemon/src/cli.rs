@@ -196,13 +196,7 @@ pub struct Setup {
 impl Setup {
     /// A command to type, for the same home as this one.
     pub fn command(&self, words: &str) -> String {
-        match &self.paths.home {
-            Some(home) => format!(
-                "coditect-sync --home {} {words}",
-                quoted(&home.display().to_string())
-            ),
-            None => format!("coditect-sync {words}"),
-        }
+        self.paths.command(words)
     }
 }
 
@@ -261,15 +255,6 @@ fn start_logging(command: &Command) {
         .init();
 }
 
-/// As a shell takes it for one word.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
-    match word.chars().all(plain) && !word.is_empty() {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
-}
-
 /// `500ms`, `30s`, `5m`, `1h30m`; a bare number means seconds.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let span: jiff::SignedDuration = match text.parse::<u32>() {
@@ -304,13 +289,6 @@ mod tests {
             let cli = Cli::try_parse_from(args).unwrap();
             assert_eq!(cli.place.home, Some(PathBuf::from("/h")));
         }
-    }
-
-    #[test]
-    fn a_home_with_spaces_can_be_pasted() {
-        assert_eq!(quoted("/tmp/h-1"), "/tmp/h-1");
-        assert_eq!(quoted("/my home"), "'/my home'");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
     }
 
     #[test]

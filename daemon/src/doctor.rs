@@ -250,11 +250,8 @@ pub fn judge_daemon(status: Option<&Status>, start: &str) -> Finding {
         State::NeedsLogin | State::Offline | State::ReadOnly | State::Blocked => {
             let reason = status.last_error.as_ref().map(|error| error.message.as_str());
             let message = format!("{message}: {}", reason.unwrap_or("no error is known"));
-            Finding::warning(
-                "daemon",
-                message,
-                crate::status::next_step(status).unwrap_or_default(),
-            )
+            let step = status.next_step.clone().unwrap_or_default();
+            Finding::warning("daemon", message, step)
         }
     }
 }

@@ -30,6 +30,7 @@ pub mod doctor;
 pub mod output;
 pub mod paths;
 pub mod policy;
+pub mod screen;
 pub mod socket;
 pub mod status;
 

@@ -112,6 +112,17 @@ impl Paths {
         Ok(self)
     }
 
+    /// A command to type, for the same workstation as this one.
+    pub fn command(&self, words: &str) -> String {
+        match &self.home {
+            Some(home) => format!(
+                "coditect-sync --home {} {words}",
+                quoted(&home.display().to_string())
+            ),
+            None => format!("coditect-sync {words}"),
+        }
+    }
+
     /// Makes the folders of all these files, closed to others where they are new.
     pub fn make_folders(&self) -> anyhow::Result<()> {
         for file in [&self.config, &self.context_db, &self.state_db, &self.socket] {
@@ -124,6 +135,15 @@ impl Paths {
             refuse_if_not_ours(self.socket.parent().unwrap_or(Path::new("/")))?;
         }
         Ok(())
+    }
+}
+
+/// As a shell takes it for one word.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
+    match word.chars().all(plain) && !word.is_empty() {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
     }
 }
 
@@ -260,6 +280,13 @@ mod tests {
             Paths::resolve(Some(&other), &platform()).unwrap().socket,
             paths.socket
         );
+    }
+
+    #[test]
+    fn a_home_with_spaces_can_be_pasted() {
+        assert_eq!(quoted("/tmp/h-1"), "/tmp/h-1");
+        assert_eq!(quoted("/my home"), "'/my home'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! P11: a status says `in_sync` only when nothing is pending, held, quarantined or unverified. Who fills it in decides
 //! that; `render` shows every such thing whatever the state says.
 
+mod next;
 mod render;
 
 use coditect_shared::DeviceId;
@@ -11,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::account::Account;
 use crate::credential::CredentialStore;
-pub use render::{age, counted, grouped, next_step, render};
+pub use next::{Next, Situation, next};
+pub use render::{Line, age, counted, grouped, page, render};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -48,6 +50,9 @@ pub struct Status {
     /// What the user can do, where there is something.
     #[serde(default)]
     pub next_step: Option<String>,
+    /// A command to paste for it.
+    #[serde(default)]
+    pub next_command: Option<String>,
     /// The newest refused rows, at most `QUARANTINE_NOTES_MAX`.
     #[serde(default)]
     pub quarantine: Vec<QuarantineNote>,
@@ -147,6 +152,12 @@ pub struct QuarantineNote {
     pub message: String,
 }
 
+/// The time, as a status tells it: in whole milliseconds.
+pub fn now() -> Timestamp {
+    let ms = Timestamp::now().as_millisecond();
+    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
 impl Status {
     /// Of a daemon that has just begun and knows nothing yet.
     pub fn starting(context_db: &std::path::Path, now: Timestamp) -> Status {
@@ -168,6 +179,7 @@ impl Status {
             safe_to_power_off: false,
             unsafe_reason: Some("the daemon is starting".into()),
             next_step: None,
+            next_command: None,
             quarantine: Vec::new(),
         }
     }

@@ -9,7 +9,6 @@ use anyhow::Context as _;
 use coditect_shared::TenantId;
 use coditect_shared::limits::BATCH_ROWS;
 use coditect_shared::wire::{PullPage, PullQuery, PushAnswer, PushConflict};
-use jiff::Timestamp;
 
 use crate::apply::{self, Applied, ApplyError};
 use crate::capture::{self, CaptureHealth};
@@ -19,7 +18,7 @@ use crate::owner::ShapeError;
 use crate::policy::Policy;
 use crate::quarantine::{self, Refused};
 use crate::state::State;
-use crate::status::{Capture, QUARANTINE_NOTES_MAX, QuarantineNote};
+use crate::status::{self, Capture, QUARANTINE_NOTES_MAX, QuarantineNote};
 use crate::store::{self, Store, StoreError};
 use crate::sync::{Outcome, Trouble, View};
 
@@ -456,7 +455,7 @@ impl Files {
             tenant,
             device: self.store.device_id()?,
             hardware_id: Some(self.hardware_id.clone()),
-            now: Timestamp::now().to_string(),
+            now: status::now().to_string(),
             policy: self.policy.clone(),
         })
     }

@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use coditect_shared::limits::BATCH_BYTES;
 use coditect_shared::wire::{PullPage, PushAnswer};
-use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +27,7 @@ use crate::outbox::{Batch, BatchLimits};
 use crate::paths::Paths;
 use crate::policy::Policy;
 use crate::socket::{self, Control, Socket, SyncDone};
-use crate::status::{OutboxStatus, Status};
+use crate::status::{self, OutboxStatus, Status};
 use crate::sync::{Core, Hint, Millis, Next, Outcome, Step, Trouble};
 use crate::wake::Wake;
 use files::{Facts, Files, Ready};
@@ -54,7 +53,7 @@ pub async fn run(paths: Paths, config: Config, shutdown: CancellationToken) -> a
     let _lock = lock(&paths)?;
     let socket = Socket::bind(&paths.socket).await?;
     let (control, wishes) = mpsc::channel(QUEUE);
-    let starting = Arc::new(Status::starting(&paths.context_db, Timestamp::now()));
+    let starting = Arc::new(Status::starting(&paths.context_db, status::now()));
     let (publish, status) = watch::channel(starting);
     let serving = tokio::spawn(socket::serve_on(socket, status, control, shutdown.clone()));
     Daemon::new(paths, Arc::new(policy), publish)
@@ -318,7 +317,7 @@ impl Daemon {
         // Only now: if the file cannot be written, the verdicts are taken again from here.
         self.answer = None;
         self.totals.pushed += synced;
-        self.totals.last_push = Some(Timestamp::now());
+        self.totals.last_push = Some(status::now());
         if settled.rejected > 0 {
             tracing::warn!(
                 rows = settled.rejected,
@@ -350,7 +349,7 @@ impl Daemon {
                 if news {
                     self.page = Some(*page);
                 } else {
-                    self.totals.last_pull = Some(Timestamp::now());
+                    self.totals.last_pull = Some(status::now());
                 }
                 self.identify_rounds = 0;
                 outcome
@@ -376,7 +375,7 @@ impl Daemon {
             self.page = Some(page);
         } else {
             self.totals.pulled += u64::try_from(rows).unwrap_or(u64::MAX);
-            self.totals.last_pull = Some(Timestamp::now());
+            self.totals.last_pull = Some(status::now());
         }
         Ok(outcome)
     }
@@ -500,7 +499,7 @@ impl Daemon {
             totals: &self.totals,
         };
         let before = Arc::clone(&self.status.borrow());
-        let status = report::status(sources, &before, Timestamp::now(), self.now());
+        let status = report::report(sources, &before, status::now(), self.now());
         let as_old_as_before = OutboxStatus {
             oldest_age_ms: before.outbox.oldest_age_ms,
             ..status.outbox.clone()

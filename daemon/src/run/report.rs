@@ -6,8 +6,8 @@ use super::files::Facts;
 use crate::account::Account;
 use crate::paths::Paths;
 use crate::status::{
-    AccountStatus, Capture, DatabaseStatus, LastError, LicenseStatus, OutboxStatus, PullStatus, PushStatus,
-    State, Status,
+    self, AccountStatus, Capture, DatabaseStatus, LastError, LicenseStatus, OutboxStatus, PullStatus,
+    PushStatus, Situation, Status, counted, grouped,
 };
 use crate::sync::{Core, Millis};
 
@@ -31,7 +31,7 @@ pub(super) struct Sources<'a> {
 }
 
 /// The status now. `before` lends it the time at which an unchanged state began.
-pub(super) fn status(sources: Sources<'_>, before: &Status, now: Timestamp, now_ms: Millis) -> Status {
+pub(super) fn report(sources: Sources<'_>, before: &Status, now: Timestamp, now_ms: Millis) -> Status {
     let Sources {
         core,
         facts,
@@ -41,6 +41,13 @@ pub(super) fn status(sources: Sources<'_>, before: &Status, now: Timestamp, now_
     } = sources;
     let (state, view) = (core.state(), core.view());
     let unsafe_reason = unsafe_reason(core, facts, account.is_some());
+    let next = status::next(Situation {
+        state,
+        code: core.complaint().map(|complaint| complaint.code.as_str()),
+        quarantined: facts.map_or(0, |facts| facts.quarantined),
+        server: account.map(|account| &account.server),
+        paths,
+    });
     Status {
         state,
         since: if before.state == state { before.since } else { now },
@@ -85,7 +92,8 @@ pub(super) fn status(sources: Sources<'_>, before: &Status, now: Timestamp, now_
         }),
         safe_to_power_off: unsafe_reason.is_none(),
         unsafe_reason,
-        next_step: next_step(state, core, facts),
+        next_step: next.as_ref().map(|next| next.step.clone()),
+        next_command: next.and_then(|next| next.command),
         quarantine: facts.map(|facts| facts.notes.clone()).unwrap_or_default(),
     }
 }
@@ -96,7 +104,14 @@ fn unsafe_reason(core: &Core, facts: Option<&Facts>, logged_in: bool) -> Option<
         return Some("context.db has not been looked at".into());
     };
     if !logged_in {
-        return Some("nobody is logged in, so that nothing has a copy elsewhere".into());
+        return Some(match (view.pending, view.epoch) {
+            (0, 0) => "nobody is logged in, so that nothing of this file has a copy elsewhere".into(),
+            (0, _) => {
+                "nobody is logged in, so that what is written from now on gets no copy elsewhere".into()
+            }
+            (1, _) => "nobody is logged in, and 1 change is only here".into(),
+            (rows, _) => format!("nobody is logged in, and {} changes are only here", grouped(rows)),
+        });
     }
     if facts.capture != Capture::Ok {
         return Some("it is not known yet whether every change was noticed".into());
@@ -107,44 +122,16 @@ fn unsafe_reason(core: &Core, facts: Option<&Facts>, logged_in: bool) -> Option<
             .max(u64::try_from(view.in_flight).unwrap_or(u64::MAX));
         return Some(match rows {
             1 => "1 change is not in the cloud yet".into(),
-            rows => format!("{rows} changes are not in the cloud yet"),
+            rows => format!("{} changes are not in the cloud yet", grouped(rows)),
         });
     }
     if facts.refused > 0 {
+        let rows = counted(facts.refused, "row of this file was", "rows of this file were");
         return Some(format!(
-            "{} of this file's rows were refused and are only here",
-            facts.refused
+            "{rows} refused, and only here; everything else is in the cloud"
         ));
     }
     None
-}
-
-fn next_step(state: State, core: &Core, facts: Option<&Facts>) -> Option<String> {
-    let code = core.complaint().map(|complaint| complaint.code.as_str());
-    match state {
-        State::NeedsLogin => {
-            Some("run `coditect-sync login --server URL`; until then changes are queued here".into())
-        }
-        State::Paused => Some("run `coditect-sync resume`; until then changes are queued here".into()),
-        State::Offline => {
-            Some("nothing: it goes on by itself once the server answers; changes are queued here".into())
-        }
-        State::ReadOnly => {
-            Some("ask an owner or admin of the tenant for the role member, which may push".into())
-        }
-        State::Blocked => Some(match code {
-            Some("disk_full") => "free some disk space; it then goes on by itself".into(),
-            Some("database_locked") => {
-                "end the program that keeps context.db locked; it then goes on by itself".into()
-            }
-            Some(_) | None => {
-                "run `coditect-sync doctor`, which names what is wrong and how to mend it".into()
-            }
-        }),
-        State::Starting | State::Syncing | State::InSync => facts
-            .filter(|facts| facts.quarantined > 0)
-            .map(|_| "run `coditect-sync quarantine list`: some rows were refused".into()),
-    }
 }
 
 /// `queued_at` is SQLite's CURRENT_TIMESTAMP: UTC, in whole seconds.

@@ -1,41 +1,92 @@
-//! A status for people: whose file it is, what is safe, what is not and why, and what to do next.
-
-use std::fmt::Write as _;
+//! A status for people. The first line says whether the work is safe; below stand whose file it is, what is not safe
+//! and why, and what to do next.
+//!
+//! The page is a list of sections: a new thing to tell is a function and its place in `SECTIONS`.
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Capture, State, Status};
 use crate::credential::CredentialStore;
+use crate::screen::{Paint, Screen, harmless};
 
-/// The text of `coditect-sync status`, several lines with a line end each. `now` tells ages.
-pub fn render(status: &Status, now: Timestamp) -> String {
-    let mut page = Page::default();
-    page.title(status, now);
-    page.account(status);
-    page.file(status);
-    page.traffic(status, now);
-    page.trouble(status, now);
-    page.verdict(status);
-    page.text
+/// Columns of a label, and of what stands before the text of a line.
+const LABEL_WIDTH: usize = 9;
+const TEXT_INDENT: usize = 2 + LABEL_WIDTH + 1;
+
+/// In the order of the page. A section without anything to tell has no lines.
+const SECTIONS: [Section; 10] = [
+    account, credential, file, sent, received, waiting, held, refused, error, next,
+];
+
+type Section = fn(&Status, Timestamp) -> Vec<Line>;
+
+/// One line of the page, or several where the text is long. A line without a label belongs to the one before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    label: &'static str,
+    text: String,
+    paint: Paint,
 }
 
-/// What the user can do, in the words of the daemon or else by the state.
-pub fn next_step(status: &Status) -> Option<String> {
-    if status.next_step.is_some() {
-        return status.next_step.clone();
-    }
-    let by_state = match status.state {
-        State::NeedsLogin => "log in: coditect-sync login --server URL",
-        State::Paused => "coditect-sync resume goes on",
-        State::Offline => "nothing: it goes on by itself when the server can be reached",
-        State::ReadOnly => "make room on the disk, or make the file writable; it goes on by itself",
-        State::Blocked => "coditect-sync doctor looks for the cause",
-        State::Starting | State::Syncing | State::InSync => {
-            let refused = status.outbox.quarantined > 0;
-            return refused.then(|| "coditect-sync quarantine list shows what was refused and why".into());
+impl Line {
+    pub fn new(label: &'static str, text: impl Into<String>) -> Line {
+        Line {
+            label,
+            text: text.into(),
+            paint: Paint::Plain,
         }
-    };
-    Some(by_state.into())
+    }
+
+    pub fn paint(self, paint: Paint) -> Line {
+        Line { paint, ..self }
+    }
+}
+
+/// The text of `coditect-sync status`, several lines with a line end each. `now` tells ages.
+pub fn render(status: &Status, now: Timestamp, screen: &Screen) -> String {
+    let lines: Vec<Line> = SECTIONS
+        .into_iter()
+        .flat_map(|section| section(status, now))
+        .collect();
+    page(&title(status, now), &lines, screen)
+}
+
+/// A title, and lines below it.
+pub fn page(title: &Line, lines: &[Line], screen: &Screen) -> String {
+    let mut text = String::new();
+    for (index, piece) in screen.wrapped(&harmless(&title.text), 0).iter().enumerate() {
+        // The verdict is what the eye looks for.
+        let (verdict, rest) = match index {
+            0 => piece.split_at(piece.find(':').map_or(piece.len(), |at| at + 1)),
+            _ => ("", piece.as_str()),
+        };
+        text.push_str(&screen.paint(title.paint, verdict));
+        text.push_str(rest);
+        text.push('\n');
+    }
+    text.push('\n');
+    for line in lines {
+        let label = format!("  {:<LABEL_WIDTH$} ", line.label);
+        for (index, piece) in screen
+            .wrapped(&harmless(&line.text), TEXT_INDENT)
+            .iter()
+            .enumerate()
+        {
+            let before = if index == 0 {
+                label.as_str()
+            } else {
+                "            "
+            };
+            let shown = format!(
+                "{}{}",
+                screen.paint(Paint::Faint, before),
+                screen.paint(line.paint, piece)
+            );
+            text.push_str(shown.trim_end());
+            text.push('\n');
+        }
+    }
+    text
 }
 
 /// `1,234`.
@@ -67,323 +118,211 @@ pub fn age(span: SignedDuration) -> String {
     }
 }
 
-#[derive(Default)]
-struct Page {
-    text: String,
+fn title(status: &Status, now: Timestamp) -> Line {
+    let state = match status.state {
+        State::Starting => "starting",
+        State::NeedsLogin => "login needed",
+        State::Syncing => "syncing",
+        State::InSync => "in sync",
+        State::Offline => "offline",
+        State::Paused => "paused",
+        State::ReadOnly => "read only",
+        State::Blocked => "blocked",
+    };
+    let span = now.duration_since(status.since);
+    let since = match span.as_secs() {
+        ..2 => "since just now".to_owned(),
+        2.. => format!("for {}", age(span)),
+    };
+    let reason = status
+        .unsafe_reason
+        .as_deref()
+        .unwrap_or("not everything written here is in the cloud");
+    let (paint, verdict) = match (status.safe_to_power_off, status.state) {
+        (true, _) if status.outbox.quarantined > 0 => (
+            Paint::Warning,
+            "safe: everything written here is in the cloud, but rows from elsewhere were refused here"
+                .to_owned(),
+        ),
+        (true, State::InSync | State::Syncing | State::Starting) => (
+            Paint::Good,
+            "safe: everything written here is in the cloud".to_owned(),
+        ),
+        (true, State::NeedsLogin | State::Offline | State::Paused | State::ReadOnly | State::Blocked) => (
+            Paint::Warning,
+            "safe so far: everything written here is in the cloud".to_owned(),
+        ),
+        (false, State::Starting | State::Syncing) => (Paint::Warning, format!("not safe yet: {reason}")),
+        (false, _) => (Paint::Bad, format!("not safe: {reason}")),
+    };
+    Line::new("", format!("{verdict} ({state} {since})")).paint(paint)
 }
 
-impl Page {
-    fn title(&mut self, status: &Status, now: Timestamp) {
-        let state = match status.state {
-            State::Starting => "starting",
-            State::NeedsLogin => "nobody is logged in",
-            State::Syncing => "syncing",
-            State::InSync => "in sync",
-            State::Offline => "offline",
-            State::Paused => "paused",
-            State::ReadOnly => "the file cannot be written",
-            State::Blocked => "blocked",
-        };
-        let span = now.duration_since(status.since);
-        let since = match span.as_secs() {
-            ..2 => "just now".to_owned(),
-            2.. => format!("for {}", age(span)),
-        };
-        self.raw(&format!("{state}, {since}  (coditect-sync {})", status.version));
-        self.raw("");
-    }
-
-    fn account(&mut self, status: &Status) {
-        let Some(account) = &status.account else {
-            return self.line("account", "none");
-        };
-        let store = match account.credential_store {
-            CredentialStore::Keyring => "the token is in the keyring",
-            CredentialStore::File => "the token is in a file (insecure storage)",
-        };
-        self.line(
+fn account(status: &Status, _: Timestamp) -> Vec<Line> {
+    let Some(account) = &status.account else {
+        return vec![Line::new("account", "none: nobody is logged in")];
+    };
+    vec![
+        Line::new(
             "account",
-            &format!(
-                "{}, {} of {}, at {}",
-                account.user, account.role, account.tenant, account.server
-            ),
+            format!("{} ({} of {})", account.user, account.role, account.tenant),
+        ),
+        Line::new("server", &account.server),
+        Line::new("device", &account.device_id),
+    ]
+}
+
+fn credential(status: &Status, _: Timestamp) -> Vec<Line> {
+    let store = status.account.as_ref().map(|account| account.credential_store);
+    match store {
+        Some(CredentialStore::Keyring) => vec![Line::new("token", "in the keyring")],
+        Some(CredentialStore::File) => {
+            vec![Line::new(
+                "token",
+                "in a file that only you can read (--insecure-storage)",
+            )]
+        }
+        None => Vec::new(),
+    }
+}
+
+fn file(status: &Status, _: Timestamp) -> Vec<Line> {
+    let mut lines = vec![Line::new("file", &status.database.path)];
+    let (capture, paint) = match status.database.capture {
+        Capture::Ok => (None, Paint::Plain),
+        Capture::Unverified => (
+            Some("not every change of it is proved to be noticed yet"),
+            Paint::Warning,
+        ),
+        Capture::Broken => (Some("its changes are not noticed"), Paint::Bad),
+    };
+    let text = match (capture, &status.database.note) {
+        (Some(capture), Some(note)) => format!("{capture}: {note}"),
+        (Some(capture), None) => capture.to_owned(),
+        (None, Some(note)) => note.clone(),
+        (None, None) => return lines,
+    };
+    lines.push(Line::new("", text).paint(paint));
+    lines
+}
+
+fn sent(status: &Status, now: Timestamp) -> Vec<Line> {
+    let push = &status.push;
+    vec![traffic(
+        "sent",
+        push.rows_total,
+        "the last",
+        push.last_success_at,
+        now,
+    )]
+}
+
+fn received(status: &Status, now: Timestamp) -> Vec<Line> {
+    let pull = &status.pull;
+    let mut line = traffic(
+        "received",
+        pull.rows_total,
+        "last asked",
+        pull.last_success_at,
+        now,
+    );
+    if pull.cursor < pull.head {
+        line.text.push_str(&format!(
+            "; at {} of {}",
+            grouped(pull.cursor.unsigned_abs()),
+            grouped(pull.head.unsigned_abs())
+        ));
+    }
+    vec![line]
+}
+
+fn traffic(label: &'static str, rows: u64, last: &str, at: Option<Timestamp>, now: Timestamp) -> Line {
+    let text = match at {
+        None => "nothing since the daemon started".to_owned(),
+        Some(at) => format!(
+            "{} since the daemon started, {last} {} ago",
+            counted(rows, "row", "rows"),
+            age(now.duration_since(at))
+        ),
+    };
+    Line::new(label, text)
+}
+
+fn waiting(status: &Status, _: Timestamp) -> Vec<Line> {
+    let outbox = &status.outbox;
+    let mut lines = Vec::new();
+    if outbox.pending > 0 {
+        let oldest = SignedDuration::from_millis(i64::try_from(outbox.oldest_age_ms).unwrap_or(i64::MAX));
+        let changes = counted(outbox.pending, "change", "changes");
+        let text = format!("{changes} to send, the oldest for {}", age(oldest));
+        lines.push(Line::new("waiting", text).paint(Paint::Warning));
+    }
+    let links = outbox.links_parked + outbox.links_waiting;
+    if links > 0 {
+        let count = counted(links, "link", "links");
+        let text = format!("{count} of tasks to messages, until both ends are there");
+        lines.push(Line::new("waiting", text));
+    }
+    lines
+}
+
+fn held(status: &Status, _: Timestamp) -> Vec<Line> {
+    if status.outbox.held == 0 {
+        return Vec::new();
+    }
+    let rows = counted(status.outbox.held, "row", "rows");
+    let text = format!("{rows} from elsewhere, until your own change of the same row is settled");
+    vec![Line::new("held", text).paint(Paint::Warning)]
+}
+
+fn refused(status: &Status, _: Timestamp) -> Vec<Line> {
+    let total = status.outbox.quarantined;
+    if total == 0 {
+        return Vec::new();
+    }
+    let rows = counted(total, "row was", "rows were");
+    let mut lines =
+        vec![Line::new("refused", format!("{rows} set aside; the rest goes on without")).paint(Paint::Bad)];
+    lines.extend(status.quarantine.iter().map(|note| {
+        let text = format!(
+            "#{} {} {}: {} ({})",
+            note.id, note.table, note.row, note.message, note.code
         );
-        self.line("", &format!("device {}; {store}", account.device_id));
+        Line::new("", text)
+    }));
+    let more = total.saturating_sub(status.quarantine.len() as u64);
+    if more > 0 && !status.quarantine.is_empty() {
+        lines.push(Line::new("", format!("and {} more", grouped(more))).paint(Paint::Faint));
     }
+    lines
+}
 
-    fn file(&mut self, status: &Status) {
-        self.line("file", &status.database.path);
-        let capture = match status.database.capture {
-            Capture::Ok => None,
-            Capture::Unverified => Some("not every change of it is proved to be noticed yet"),
-            Capture::Broken => Some("its changes are not noticed"),
-        };
-        match (capture, &status.database.note) {
-            (Some(capture), Some(note)) => self.line("", &format!("{capture}: {note}")),
-            (Some(capture), None) => self.line("", capture),
-            (None, Some(note)) => self.line("", note),
-            (None, None) => {}
-        }
+fn error(status: &Status, now: Timestamp) -> Vec<Line> {
+    let Some(error) = &status.last_error else {
+        return Vec::new();
+    };
+    let first = age(now.duration_since(error.at));
+    let mut when = match error.count {
+        0 | 1 => format!("{first} ago"),
+        many => format!("{} times since {first} ago", grouped(many)),
+    };
+    if let Some(retry_at) = error.retry_at.filter(|at| *at > now) {
+        when.push_str(&format!(", again in {}", age(retry_at.duration_since(now))));
     }
+    vec![
+        Line::new("trouble", &error.message).paint(Paint::Bad),
+        Line::new("", format!("{}, {when}", error.code)).paint(Paint::Faint),
+    ]
+}
 
-    fn traffic(&mut self, status: &Status, now: Timestamp) {
-        let last = |at: Option<Timestamp>| match at {
-            Some(at) => format!("last {} ago", age(now.duration_since(at))),
-            None => "none since the start".into(),
-        };
-        let rows = |count| counted(count, "row", "rows");
-        let sent = format!(
-            "{}, {}",
-            rows(status.push.rows_total),
-            last(status.push.last_success_at)
-        );
-        self.line("sent", &sent);
-        let place = match status.pull.cursor.cmp(&status.pull.head) {
-            std::cmp::Ordering::Less => format!("at {} of {}", status.pull.cursor, status.pull.head),
-            std::cmp::Ordering::Equal | std::cmp::Ordering::Greater => {
-                format!("at {}, the head", status.pull.cursor)
-            }
-        };
-        let received = format!(
-            "{}, {}; {place}",
-            rows(status.pull.rows_total),
-            last(status.pull.last_success_at)
-        );
-        self.line("received", &received);
-    }
-
-    fn trouble(&mut self, status: &Status, now: Timestamp) {
-        let outbox = &status.outbox;
-        if outbox.pending > 0 {
-            let oldest = age(SignedDuration::from_millis(
-                i64::try_from(outbox.oldest_age_ms).unwrap_or(i64::MAX),
-            ));
-            let changes = counted(outbox.pending, "change", "changes");
-            self.line("waiting", &format!("{changes} to send, the oldest for {oldest}"));
-        }
-        if outbox.held > 0 {
-            let rows = counted(outbox.held, "row", "rows");
-            self.line(
-                "held",
-                &format!("{rows} from elsewhere, until your own change of the same row is settled"),
-            );
-        }
-        let links = outbox.links_parked + outbox.links_waiting;
-        if links > 0 {
-            let count = counted(links, "link", "links");
-            self.line(
-                "links",
-                &format!("{count} of tasks to messages wait for one of their ends"),
-            );
-        }
-        if outbox.quarantined > 0 {
-            let rows = counted(outbox.quarantined, "row was", "rows were");
-            self.line("refused", &format!("{rows} refused; the rest goes on without"));
-            for note in &status.quarantine {
-                let text = format!(
-                    "#{} {} {}: {} ({})",
-                    note.id, note.table, note.row, note.message, note.code
-                );
-                self.line("", &text);
-            }
-        }
-        if let Some(error) = &status.last_error {
-            let mut when = match error.count {
-                0 | 1 => format!("{} ago", age(now.duration_since(error.at))),
-                many => format!(
-                    "{} times, last {} ago",
-                    grouped(many),
-                    age(now.duration_since(error.at))
-                ),
-            };
-            if let Some(retry_at) = error.retry_at.filter(|at| *at > now) {
-                let _ = write!(when, ", again in {}", age(retry_at.duration_since(now)));
-            }
-            self.line("error", &format!("{} ({}; {when})", error.message, error.code));
-        }
-    }
-
-    fn verdict(&mut self, status: &Status) {
-        match (status.safe_to_power_off, &status.unsafe_reason) {
-            (true, _) if status.outbox.quarantined > 0 => {
-                self.line(
-                    "safe",
-                    "yes, but for what was refused: everything else that was written here is in the cloud",
-                );
-            }
-            (true, _) => self.line("safe", "yes: everything that was written here is in the cloud"),
-            (false, Some(reason)) => self.line("safe", &format!("no: {reason}")),
-            (false, None) => self.line("safe", "no: not everything that was written here is in the cloud"),
-        }
-        if let Some(step) = next_step(status) {
-            self.line("next", &step);
-        }
-    }
-
-    fn line(&mut self, label: &str, text: &str) {
-        self.raw(format!("  {label:<9} {text}").trim_end());
-    }
-
-    fn raw(&mut self, text: &str) {
-        self.text.push_str(text);
-        self.text.push('\n');
-    }
+fn next(status: &Status, _: Timestamp) -> Vec<Line> {
+    let step = status.next_step.iter().map(|step| Line::new("next", step));
+    let command = status.next_command.iter().map(|command| {
+        // Alone on its line, to be pasted.
+        Line::new(if status.next_step.is_some() { "" } else { "next" }, command).paint(Paint::Strong)
+    });
+    step.chain(command).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::super::{AccountStatus, LastError, QuarantineNote};
-    use super::*;
-
-    fn at(secs: i64) -> Timestamp {
-        Timestamp::from_second(1_800_000_000 + secs).unwrap()
-    }
-
-    fn in_sync() -> Status {
-        let mut status = Status::starting(Path::new("/h/context.db"), at(0));
-        status.state = State::InSync;
-        status.account = Some(AccountStatus {
-            server: "https://sync.acme.test/".into(),
-            tenant_id: "t".into(),
-            tenant: "acme".into(),
-            user: "a@acme.test".into(),
-            role: "member".into(),
-            device_id: "d".into(),
-            credential_store: CredentialStore::Keyring,
-        });
-        status.database.capture = Capture::Ok;
-        status.safe_to_power_off = true;
-        status.unsafe_reason = None;
-        status.push.rows_total = 1234;
-        status.push.last_success_at = Some(at(100));
-        status.pull.cursor = 12;
-        status.pull.head = 12;
-        status
-    }
-
-    #[test]
-    fn in_sync_reads_at_a_glance() {
-        let expected = "\
-in sync, for 3 min  (coditect-sync 0.1.0)
-
-  account   a@acme.test, member of acme, at https://sync.acme.test/
-            device d; the token is in the keyring
-  file      /h/context.db
-  sent      1,234 rows, last 80 s ago
-  received  0 rows, none since the start; at 12, the head
-  safe      yes: everything that was written here is in the cloud
-";
-        assert_eq!(render(&in_sync(), at(180)), expected);
-    }
-
-    #[test]
-    fn every_state_has_a_title_of_its_own_and_trouble_has_a_next_step() {
-        let mut titles = Vec::new();
-        for state in [
-            State::Starting,
-            State::NeedsLogin,
-            State::Syncing,
-            State::InSync,
-            State::Offline,
-            State::Paused,
-            State::ReadOnly,
-            State::Blocked,
-        ] {
-            let text = render(&Status { state, ..in_sync() }, at(1));
-            let title = text.lines().next().unwrap().to_owned();
-            assert!(!titles.contains(&title), "{title}");
-            titles.push(title);
-            let calm = matches!(state, State::Starting | State::Syncing | State::InSync);
-            assert_eq!(text.contains("\n  next "), !calm, "{text}");
-        }
-    }
-
-    #[test]
-    fn p11_whatever_is_not_safe_is_shown_whatever_the_state_says() {
-        let mut status = in_sync();
-        status.safe_to_power_off = false;
-        status.unsafe_reason = Some("3 changes are only here".into());
-        status.database.capture = Capture::Unverified;
-        status.outbox.pending = 3;
-        status.outbox.oldest_age_ms = 660_000;
-        status.outbox.held = 1;
-        status.outbox.links_waiting = 2;
-        status.outbox.quarantined = 1;
-        status.quarantine = vec![QuarantineNote {
-            id: 4,
-            table: "messages".into(),
-            row: "17".into(),
-            code: "too_large".into(),
-            message: "content has 20,000,000 bytes".into(),
-        }];
-        status.last_error = Some(LastError {
-            code: "unreachable".into(),
-            message: "the server is not reachable: connection refused".into(),
-            at: at(97),
-            count: 7,
-            retry_at: Some(at(108)),
-        });
-        let text = render(&status, at(100));
-        for expected in [
-            "not every change of it is proved",
-            "3 changes to send, the oldest for 11 min",
-            "1 row from elsewhere",
-            "2 links of tasks",
-            "1 row was refused",
-            "#4 messages 17: content has 20,000,000 bytes (too_large)",
-            "connection refused (unreachable; 7 times, last 3 s ago, again in 8 s)",
-            "safe      no: 3 changes are only here",
-            "next      coditect-sync quarantine list",
-        ] {
-            assert!(text.contains(expected), "{expected:?} is missing in\n{text}");
-        }
-    }
-
-    #[test]
-    fn p11_a_refused_row_is_not_called_safe() {
-        let mut status = in_sync();
-        status.outbox.quarantined = 1;
-        assert!(render(&status, at(0)).contains("safe      yes, but for what was refused"));
-    }
-
-    #[test]
-    fn insecure_storage_is_named() {
-        let mut status = in_sync();
-        status.account.as_mut().unwrap().credential_store = CredentialStore::File;
-        assert!(render(&status, at(0)).contains("insecure storage"));
-    }
-
-    #[test]
-    fn numbers_and_ages_read_easily() {
-        assert_eq!(
-            [0, 999, 1_000, 1_234_567].map(grouped),
-            ["0", "999", "1,000", "1,234,567"]
-        );
-        let ages = [-5, 5, 119, 120, 7_199, 7_200, 172_800].map(|secs| age(SignedDuration::from_secs(secs)));
-        assert_eq!(ages, ["0 s", "5 s", "119 s", "2 min", "119 min", "2 h", "2 d"]);
-    }
-
-    #[test]
-    fn the_json_is_the_contracts() {
-        let json = serde_json::to_value(in_sync()).unwrap();
-        assert_eq!(json["state"], "in_sync");
-        assert_eq!(json["since"], "2027-01-15T08:00:00Z");
-        assert_eq!(json["account"]["credential_store"], "keyring");
-        assert_eq!(json["database"]["capture"], "ok");
-        assert_eq!(json["license"]["state"], "none");
-        for (group, names) in [
-            ("outbox", &["pending", "oldest_age_ms", "quarantined", "held"][..]),
-            ("push", &["last_success_at", "rows_total"]),
-            ("pull", &["cursor", "head", "last_success_at", "rows_total"]),
-            ("license", &["session_id", "expires_at"]),
-        ] {
-            for name in names {
-                assert!(json[group].get(name).is_some(), "{group}.{name}");
-            }
-        }
-        assert!(json["last_error"].is_null());
-        assert_eq!(serde_json::from_value::<Status>(json).unwrap(), in_sync());
-    }
-}
+mod tests;

@@ -386,7 +386,9 @@ fn a_daemon_that_nobody_is_logged_in_to_says_so_and_stops_cleanly() {
     let home = Home::new();
     let daemon = home.daemon();
     wait_until("the state is known", || home.state() == "needs_login");
-    assert!(stdout(&home.run(&["status"])).starts_with("nobody is logged in"));
+    let shown = stdout(&home.run(&["status"]));
+    assert!(shown.starts_with("not safe: nobody is logged in"), "{shown}");
+    assert!(shown.contains(" login --server URL\n"), "{shown}");
     for command in ["pause", "resume"] {
         let said: Value = serde_json::from_slice(&home.run(&[command, "--json"]).stdout).unwrap();
         assert_eq!(said["result"], "accepted", "{command}");
@@ -436,14 +438,57 @@ fn a_log_in_and_out_reaches_the_running_daemon() {
 }
 
 #[test]
-fn a_watch_in_a_pipe_tells_every_change_and_ends_with_the_daemon() {
+fn a_watch_in_a_pipe_tells_every_change_and_outlives_the_daemon() {
     let home = Home::new();
     let daemon = home.daemon();
     wait_until("the state is known", || home.state() == "needs_login");
     let mut watch = home.spawn(&["status", "--watch", "--json"]);
     let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
-    let first: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-    assert_eq!(first["state"], "needs_login");
+    let mut remarks = BufReader::new(watch.stderr.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(next()["state"], "needs_login");
     daemon.stop();
-    assert_eq!(code(&watch.wait_with_output().unwrap()), 3);
+    assert!(
+        remarks
+            .next()
+            .unwrap()
+            .unwrap()
+            .contains("the daemon has stopped")
+    );
+    let _daemon = home.daemon();
+    while next()["state"] != "needs_login" {}
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+}
+
+#[test]
+fn a_status_tells_whole_milliseconds() {
+    let home = Home::new();
+    let _daemon = home.daemon();
+    let status: Value = serde_json::from_slice(&home.run(&["status", "--json"]).stdout).unwrap();
+    let since = status["since"].as_str().unwrap();
+    let fraction = since
+        .trim_end_matches('Z')
+        .split_once('.')
+        .map_or(0, |(_, ms)| ms.len());
+    assert!(fraction <= 3, "{since}");
+}
+
+#[test]
+fn without_a_daemon_the_status_says_what_waits_in_the_file() {
+    let home = Home::new();
+    let daemon = home.daemon();
+    wait_until("the state is known", || home.state() == "needs_login");
+    daemon.stop();
+    let file = rusqlite::Connection::open(home.path().join("context.db")).unwrap();
+    file.execute(
+        "INSERT INTO messages (hash, session_id, role, content) VALUES ('h', 's', 'user', 'hello')",
+        [],
+    )
+    .unwrap();
+    let output = home.run(&["status"]);
+    assert_eq!(code(&output), 3);
+    let shown = stdout(&output);
+    assert!(shown.contains("not running, and 1 change is not sent"), "{shown}");
+    assert!(shown.contains("\n            coditect-sync --home"), "{shown}");
 }
