@@ -2,20 +2,40 @@
 
 use std::future::Future;
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::{FromRequestParts, Request};
+use axum::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tower::ServiceExt as _;
 
+use crate::error::ApiError;
 use crate::limits::{CONNECTIONS, HEAD_BYTES, HEAD_LINES, HEAD_TIME};
 
 /// How long we wait when the system gives no more connections (out of files, out of memory) before we ask again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The address at the other end of the connection, as an argument of a handler. Behind a proxy it is the proxy's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Peer(pub(crate) IpAddr);
+
+impl<S: Sync> FromRequestParts<S> for Peer {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Peer, ApiError> {
+        let peer = parts.extensions.get::<Peer>();
+        // Only a request that came in by another way than `serve` has none.
+        peer.copied()
+            .ok_or_else(|| ApiError::Internal(anyhow::anyhow!("the request bears no address of its sender")))
+    }
+}
 
 /// Serves until `stop` resolves; then no connection is accepted, idle ones are closed, and open requests have `drain`
 /// to end.
@@ -36,7 +56,7 @@ pub(crate) async fn serve(
         .max_buf_size(HEAD_BYTES);
     let mut stop = std::pin::pin!(stop);
     loop {
-        let (stream, slot) = tokio::select! {
+        let ((stream, peer), slot) = tokio::select! {
             () = stop.as_mut() => break,
             accepted = async {
                 // The slot first: above the limit clients wait in the system's queue, at no cost for us.
@@ -47,7 +67,11 @@ pub(crate) async fn serve(
                 None => break,
             },
         };
-        let service = TowerToHyperService::new(router.clone());
+        let router = router.clone().map_request(move |mut request: Request<_>| {
+            request.extensions_mut().insert(peer);
+            request
+        });
+        let service = TowerToHyperService::new(router);
         let connection = protocol.serve_connection(TokioIo::new(stream), service);
         let mut end = end.clone();
         tokio::spawn(async move {
@@ -73,13 +97,14 @@ pub(crate) async fn serve(
 }
 
 /// The next connection, whatever hinders on the way.
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, Peer) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, address)) => {
                 // Answers are written whole; waiting to join them with more only delays them.
                 let _ = stream.set_nodelay(true);
-                return stream;
+                // An IPv4 client of a socket for both kinds is known by its IPv4 address.
+                return (stream, Peer(address.ip().to_canonical()));
             }
             // The client was faster to leave than we to accept.
             Err(error)
