@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS messages (
     content_length INTEGER,
     has_code INTEGER,
     has_markdown INTEGER,
-    -- The subagent that said it; NULL for the main conversation.
+    -- Who said it and for which project, as JSON: {"agent": …, "sidechain": true, "project": …}, each where there is one.
     agent_context TEXT
 );
 

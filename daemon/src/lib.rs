@@ -7,6 +7,7 @@ pub mod identity;
 pub mod key;
 pub mod outbox;
 pub mod owner;
+pub mod projects;
 pub mod quarantine;
 pub mod rules;
 pub mod verify;

@@ -2,14 +2,21 @@
 //! what is redacted in them.
 
 use crate::config::Config;
+use crate::projects::ProjectFilter;
 
 /// Shared by all that reads rows in order to send or to compare them.
 #[derive(Debug, Default)]
-pub struct Policy {}
+pub struct Policy {
+    pub projects: ProjectFilter,
+}
 
 impl Policy {
     /// An error names the key and the value that is none.
-    pub fn new(_config: &Config) -> Result<Policy, String> {
-        Ok(Policy {})
+    pub fn new(config: &Config) -> Result<Policy, String> {
+        let home = std::env::home_dir();
+        Ok(Policy {
+            projects: ProjectFilter::new(&config.projects, home.as_deref())
+                .map_err(|error| error.to_string())?,
+        })
     }
 }

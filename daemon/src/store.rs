@@ -20,7 +20,10 @@ use crate::owner::{Owner, ShapeError};
 const OWNER_SCHEMA: &str = include_str!("../../migrations-sqlite/0001_context.sql");
 
 /// Our own schema, in order. The n-th entry brings `schema_version` to n; entries are only ever added.
-const MIGRATIONS: [&str; 1] = [include_str!("../../migrations-sqlite/0002_sync.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../migrations-sqlite/0002_sync.sql"),
+    include_str!("../../migrations-sqlite/0003_projects.sql"),
+];
 
 /// How long we wait for the owner's write lock. The loop tries again later; nothing is lost by giving up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -201,10 +204,7 @@ impl Store {
         {
             apply::take_new_device_id(&tx, DeviceId(Uuid::new_v4()))?;
         }
-        if missing
-            .iter()
-            .any(|(name, _)| MIGRATIONS[0].contains(&format!("CREATE TABLE {name} ")))
-        {
+        if missing.iter().any(|(name, _)| makes_table(name)) {
             capture::begin_backfill(&tx)?;
         }
         tx.commit()?;
@@ -370,6 +370,11 @@ impl Store {
         }
         Ok(())
     }
+}
+
+fn makes_table(name: &str) -> bool {
+    let statement = format!("CREATE TABLE {name} ");
+    MIGRATIONS.iter().any(|sql| sql.contains(&statement))
 }
 
 /// Our tables and indexes that are not in the file, with what makes them; tables first.

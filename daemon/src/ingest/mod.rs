@@ -17,6 +17,7 @@
 //! records of another. Of texts that PostgreSQL cannot store one thing is replaced: U+0000 becomes U+2400
 //! (␀). Bytes that are no UTF-8 and lone surrogates become U+FFFD; the former are reported as damage.
 
+mod agent_context;
 mod context_db;
 mod fields;
 mod find;
@@ -33,6 +34,7 @@ mod values;
 
 use std::path::{Path, PathBuf};
 
+pub use agent_context::AgentContext;
 pub use find::Unreadable;
 pub use follow::Follower;
 pub use report::{DamagedPart, Report, Stored, TaskCounts};

@@ -102,6 +102,11 @@ impl Tasks {
         }
     }
 
+    /// The session's project, as far as it is known.
+    pub(super) fn project(&self) -> Option<&str> {
+        self.project.as_deref()
+    }
+
     /// Takes note of the time of the record that is read.
     pub(super) fn tick(&mut self, timestamp: &str) {
         if let Ok(time) = timestamp.parse::<Timestamp>()

@@ -135,7 +135,9 @@ fn the_sample_gives_its_messages_tasks_and_links_and_reports_its_damage() {
         1
     );
     assert_eq!(
-        home.count("SELECT count(*) FROM messages WHERE agent_context = 'a4f19c03'"),
+        home.count(
+            r#"SELECT count(*) FROM messages WHERE agent_context LIKE '{"agent":"a4f19c03",%"project":"%'"#
+        ),
         5
     );
 }

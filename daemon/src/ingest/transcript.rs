@@ -13,6 +13,7 @@ use std::os::unix::fs::MetadataExt as _;
 use anyhow::Context as _;
 use coditect_shared::limits::{PROJECT_ID_MAX_CHARS, SESSION_ID_MAX_CHARS, TIMESTAMP_MAX_CHARS};
 
+use super::agent_context::AgentContext;
 use super::context_db::{ContextDb, LinkRow, MessageRow};
 use super::fields::cut;
 use super::find::{Source, project_of, unreadable};
@@ -184,11 +185,17 @@ impl Transcript {
         if let Some(project) = record.cwd.as_deref().and_then(project_of) {
             tasks.set_project(cut(project, PROJECT_ID_MAX_CHARS));
         }
-        let agent_context = match (&self.agent, &record.agent) {
+        let agent = match (&self.agent, &record.agent) {
             (Some(agent), _) => Some(agent.clone()),
             (None, Some(agent)) => Some(cut(agent, AGENT_MAX_CHARS).to_owned()),
-            (None, None) => record.sidechain.then(|| "sidechain".to_owned()),
+            (None, None) => None,
         };
+        let agent_context = AgentContext {
+            sidechain: record.sidechain && agent.is_none(),
+            agent,
+            project: tasks.project().map(str::to_owned),
+        };
+        let agent_context = agent_context.render();
         for said in record.said {
             let index = self.batch.rows.len();
             for place in tasks.hear(&speaker, &said) {

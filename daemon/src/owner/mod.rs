@@ -159,7 +159,15 @@ impl Owner {
     }
 
     pub fn has_writer_hash(&self) -> bool {
-        self.message_columns.iter().any(|name| name == "hash")
+        self.has_message_column("hash")
+    }
+
+    pub fn has_message_column(&self, name: &str) -> bool {
+        self.message_columns.iter().any(|column| column == name)
+    }
+
+    pub fn has_task_column(&self, name: &str) -> bool {
+        self.task_columns.contains(name)
     }
 }
 

@@ -8,3 +8,4 @@ mod columns;
 mod desk;
 mod model;
 mod opening;
+mod projects;

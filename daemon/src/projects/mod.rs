@@ -1,0 +1,16 @@
+//! Consent: what of this file belongs to which project, and which projects may leave the machine.
+//!
+//! - Rows of an excluded project are never sent: they end in `sync_excluded`, wait there, and are judged again when the
+//!   settings change or their session's project is named.
+//! - What was pushed before stays in the cloud until it is removed on purpose. Later edits of it stay here; a version
+//!   pulled from elsewhere is applied over them, as over a quarantined row.
+//! - All rows of a session belong to one project: the first that a row of it names.
+
+pub mod excluded;
+mod filter;
+mod place;
+mod session;
+
+pub use filter::{BadPattern, ProjectFilter, Standing, check_pattern};
+pub use place::{NONE, Place};
+pub use session::{judged_message, judged_task, note_sessions, of_message, of_session, of_sessions, of_task};
