@@ -262,6 +262,13 @@ pub fn insert_task(tx: &Connection, local_id: &Value, cloud_id: &str) -> rusqlit
     })
 }
 
+/// The task came from this machine, as far as that is known.
+pub fn set_task_hardware(tx: &Connection, ident: i64, hardware_id: Option<&str>) -> rusqlite::Result<()> {
+    tx.prepare_cached("UPDATE sync_tasks SET hardware_id = coalesce(?2, '') WHERE ident = ?1")?
+        .execute(rusqlite::params![ident, hardware_id])?;
+    Ok(())
+}
+
 /// A message with this origin is known now: links that wait for it are looked at before the next page is in.
 pub fn message_came(tx: &Connection, origin: &Origin) -> rusqlite::Result<()> {
     let waits = tx
@@ -287,18 +294,20 @@ fn task_came(tx: &Connection, cloud_id: &str) -> rusqlite::Result<()> {
 }
 
 /// An identity for a pulled message, acknowledged under the cursor it came with.
+/// `hardware_id`: the machine that it came from, as far as that is known.
 pub fn insert_pulled_message(
     tx: &Connection,
     row_id: i64,
     origin: &Origin,
     writer_hash: Option<&str>,
+    hardware_id: Option<&str>,
     acked: &Acked,
 ) -> rusqlite::Result<i64> {
     message_came(tx, origin)?;
     tx.prepare_cached(
         "INSERT INTO sync_messages (row_id, session_id, origin_hash, origin_occurrence, writer_hash, sent,
-           acked_hash, acked_version, acked_epoch, acked_cursor, seen_seq)
-         VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7, ?8, ?9,
+           acked_hash, acked_version, acked_epoch, acked_cursor, hardware_id, seen_seq)
+         VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7, ?8, ?9, coalesce(?10, ''),
            (SELECT coalesce(max(seq), 0) FROM sync_queue))",
     )?
     .insert(rusqlite::params![
@@ -311,6 +320,7 @@ pub fn insert_pulled_message(
         acked.version,
         acked.stamp.epoch,
         acked.stamp.cursor,
+        hardware_id,
     ])
 }
 

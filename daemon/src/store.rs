@@ -20,9 +20,10 @@ use crate::owner::{Owner, ShapeError};
 const OWNER_SCHEMA: &str = include_str!("../../migrations-sqlite/0001_context.sql");
 
 /// Our own schema, in order. The n-th entry brings `schema_version` to n; entries are only ever added.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../migrations-sqlite/0002_sync.sql"),
     include_str!("../../migrations-sqlite/0003_projects.sql"),
+    include_str!("../../migrations-sqlite/0004_devices.sql"),
 ];
 
 /// How long we wait for the owner's write lock. The loop tries again later; nothing is lost by giving up.

@@ -113,7 +113,14 @@ impl Applier<'_> {
         };
         let version = self.version_as_written(record, row_id, &pulled)?;
         let acked = Acked { version, ..pulled };
-        let ident = identity::insert_pulled_message(self.tx, row_id, origin, writer_hash.as_deref(), &acked)?;
+        let ident = identity::insert_pulled_message(
+            self.tx,
+            row_id,
+            origin,
+            writer_hash.as_deref(),
+            record.hardware_id.as_deref(),
+            &acked,
+        )?;
         quarantine::lift_down(self.tx, Table::Messages, &origin_name(origin))?;
         outbox::requeue_parked(self.tx, self.owner, &RowKey::message(row_id))?;
         self.note_written(RowKey::message(row_id), ident);

@@ -38,6 +38,7 @@ impl Applier<'_> {
             return match self.owner.write_task(self.tx, &local_id, record) {
                 Ok(()) => {
                     let identity = identity::insert_task(self.tx, &local_id, &cloud_id)?;
+                    identity::set_task_hardware(self.tx, identity.ident, record.hardware_id.as_deref())?;
                     self.task_written(&identity, pulled)
                 }
                 Err(error) => self.refused(Table::TaskTracking, &cloud_id, record, stamp, error),

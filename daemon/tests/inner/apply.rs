@@ -53,6 +53,27 @@ fn p5_what_is_applied_is_not_queued_and_what_others_write_is() {
 }
 
 #[test]
+fn a_pulled_row_is_known_by_the_machine_that_wrote_it_and_a_row_of_this_file_by_none() {
+    let mut desk = Desk::new();
+    let from = |hardware: Option<&str>, content: &str| MessageRecord {
+        hardware_id: hardware.map(str::to_owned),
+        ..message("s", content)
+    };
+    let mut page = desk.page_of(from(Some("laptop"), "from the laptop"));
+    page.messages.push(from(None, "from a machine without a name"));
+    desk.apply(&page);
+    desk.say("s", "from here");
+    desk.push_all();
+    let origins = "SELECT group_concat(coalesce(hardware_id, 'here'), '|') FROM (SELECT * FROM sync_messages ORDER BY ident)";
+    let found: String = desk
+        .store
+        .conn()
+        .query_row(origins, [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(found, "laptop||here");
+}
+
+#[test]
 fn p5_what_the_owners_trigger_makes_of_a_pulled_row_is_sent() {
     let mut desk = Desk::adopting(
         "CREATE TABLE messages (id INTEGER PRIMARY KEY, session_id TEXT, role TEXT, content TEXT);

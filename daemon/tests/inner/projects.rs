@@ -66,6 +66,7 @@ fn a_file_of_the_former_schema_gets_the_new_tables_and_keeps_its_identities() {
     let before = desk.text("SELECT group_concat(hex(origin_hash)) FROM sync_messages");
     desk.exec(
         "DROP TABLE sync_sessions; DROP TABLE sync_excluded;
+         ALTER TABLE sync_messages DROP COLUMN hardware_id; ALTER TABLE sync_tasks DROP COLUMN hardware_id;
          UPDATE sync_state SET value = 1 WHERE key = 'schema_version';",
     );
     let store = Store::open(desk.path()).unwrap();
