@@ -22,6 +22,7 @@ use crate::events::Heads;
 use crate::keys::Issuer;
 use crate::limits::{self, OPEN_REQUESTS};
 use crate::push::turns::Turns;
+use crate::tls::Tls;
 use crate::{account, answer, connections, digest, events, health, pull, push, stats};
 
 /// How long open requests may go on after the signal to stop; `serve` ends within 2 s, cluster not counted.
@@ -92,15 +93,25 @@ pub fn router(state: AppState) -> Router {
         .with_state(state)
 }
 
-/// Serves until `shutdown` resolves, then lets open requests finish for a moment.
+/// Serves plain HTTP until `shutdown` resolves, then lets open requests finish for a moment.
 pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future<Output = ()>) {
+    serve_with(listener, None, state, shutdown).await;
+}
+
+/// [`serve`], over TLS if there is one.
+pub async fn serve_with(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    state: AppState,
+    shutdown: impl Future<Output = ()>,
+) {
     let stop = state.stop.clone();
     let asked = async move {
         shutdown.await;
         // Event streams end by it, so that they do not use up the time of those that can finish.
         let _ = stop.send(true);
     };
-    connections::serve(listener, router(state), asked, DRAIN).await;
+    connections::serve(listener, tls, router(state), asked, DRAIN).await;
 }
 
 /// 413 for a body, with the limit.

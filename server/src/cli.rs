@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::admin;
 use crate::auth::Role;
-use crate::config::{DEFAULT_LISTEN, Options, Usage};
+use crate::config::{DEFAULT_LISTEN, Options, TlsFiles, Usage};
 use crate::database::Unreachable;
 use crate::serve;
 
@@ -31,11 +31,13 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Run the server; prints `listening on http://ADDR` when it takes requests
+    /// Run the server; prints `listening on http://ADDR` (https with a certificate) when it takes requests
     Serve {
         /// Where to listen; port 0 takes a free one
         #[arg(long, env = "CODITECT_LISTEN", value_name = "ADDR", default_value = DEFAULT_LISTEN)]
         listen: SocketAddr,
+        #[command(flatten)]
+        tls: TlsFiles,
         /// Leave the schema alone; refuse to start if it is not up to date
         #[arg(long)]
         no_migrate: bool,
@@ -114,7 +116,11 @@ pub fn main() -> ExitCode {
 async fn run(cli: Cli) -> anyhow::Result<()> {
     let options = &cli.options;
     match &cli.command {
-        Command::Serve { listen, no_migrate } => serve::run(options, *listen, !no_migrate).await,
+        Command::Serve {
+            listen,
+            tls,
+            no_migrate,
+        } => serve::run(options, *listen, tls, !no_migrate).await,
         Command::Migrate => {
             let done = admin::migrate(options).await?;
             print(options, &done, &format!("schema version {}", done.to))

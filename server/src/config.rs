@@ -6,6 +6,7 @@ use anyhow::Context as _;
 
 use crate::data_dir::{self, DataDir};
 use crate::database::Address;
+use crate::tls::Tls;
 
 /// Where `serve` listens unless told otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:8377";
@@ -40,6 +41,28 @@ pub struct Options {
     /// Print results as JSON
     #[arg(long, global = true)]
     pub json: bool,
+}
+
+/// Where the server's certificate is; without one it speaks plain HTTP.
+#[derive(clap::Args, Debug)]
+pub struct TlsFiles {
+    /// Speak HTTPS (TLS 1.3) with this certificate chain in PEM. Read again when it changes, and at SIGHUP
+    #[arg(long, env = "CODITECT_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key in PEM, readable by its owner alone
+    #[arg(long, env = "CODITECT_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    /// Reads them, if they are named.
+    pub fn load(&self) -> anyhow::Result<Option<Tls>> {
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(cert), Some(key)) => Tls::load(cert, key).map(Some),
+            (None, None) | (Some(_), None) | (None, Some(_)) => Ok(None),
+        }
+    }
 }
 
 /// A URL that may hold a password, and shows it to nobody.

@@ -9,15 +9,20 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
+use axum::middleware::from_fn;
+use axum::routing::any;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt as _;
 
+use crate::answer;
 use crate::error::ApiError;
 use crate::limits::{CONNECTIONS, HEAD_BYTES, HEAD_LINES, HEAD_TIME};
+use crate::tls::{Entered, Tls};
 
 /// How long we wait when the system gives no more connections (out of files, out of memory) before we ask again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -37,10 +42,11 @@ impl<S: Sync> FromRequestParts<S> for Peer {
     }
 }
 
-/// Serves until `stop` resolves; then no connection is accepted, idle ones are closed, and open requests have `drain`
-/// to end.
+/// Serves until `stop` resolves, over TLS if there is one; then no connection is accepted, idle ones are closed, and open
+/// requests have `drain` to end.
 pub(crate) async fn serve(
     listener: TcpListener,
+    tls: Option<Tls>,
     router: Router,
     stop: impl Future<Output = ()>,
     drain: Duration,
@@ -67,26 +73,25 @@ pub(crate) async fn serve(
                 None => break,
             },
         };
-        let router = router.clone().map_request(move |mut request: Request<_>| {
-            request.extensions_mut().insert(peer);
-            request
-        });
-        let service = TowerToHyperService::new(router);
-        let connection = protocol.serve_connection(TokioIo::new(stream), service);
-        let mut end = end.clone();
+        let (protocol, tls, router, mut end) = (protocol.clone(), tls.clone(), router.clone(), end.clone());
         tokio::spawn(async move {
-            let mut connection = std::pin::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                _ = end.changed() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
+            match tls {
+                None => speak(&protocol, stream, peer, router, &mut end).await,
+                Some(tls) => {
+                    let entered = tokio::select! {
+                        entered = tls.enter(stream) => entered,
+                        _ = end.changed() => return,
+                    };
+                    match entered {
+                        Ok(Entered::Secure(stream)) => speak(&protocol, stream, peer, router, &mut end).await,
+                        Ok(Entered::Plain(stream)) => {
+                            speak(&protocol, stream, peer, over_tls_only(), &mut end).await
+                        }
+                        Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
+                    }
                 }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a connection ended");
             }
-            drop((slot, end));
+            drop(slot);
         });
     }
     drop((listener, end));
@@ -94,6 +99,39 @@ pub(crate) async fn serve(
     if tokio::time::timeout(drain, ending.closed()).await.is_err() {
         tracing::info!("requests were still open after {} ms", drain.as_millis());
     }
+}
+
+/// One connection's life.
+async fn speak(
+    protocol: &http1::Builder,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: Peer,
+    router: Router,
+    end: &mut watch::Receiver<bool>,
+) {
+    let router = router.map_request(move |mut request: Request<_>| {
+        request.extensions_mut().insert(peer);
+        request
+    });
+    let service = TowerToHyperService::new(router);
+    let mut connection = std::pin::pin!(protocol.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = end.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended");
+    }
+}
+
+/// What a client meets that speaks plain HTTP where TLS is spoken: an answer it can read, whatever it asked for.
+fn over_tls_only() -> Router {
+    Router::new()
+        .fallback(any(async || ApiError::TlsNeeded))
+        .layer(from_fn(answer::complete))
 }
 
 /// The next connection, whatever hinders on the way.

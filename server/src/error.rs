@@ -31,6 +31,11 @@ pub enum ApiError {
     /// 405: the path exists, the method does not.
     #[error("this path does not take {0}")]
     MethodNotAllowed(String),
+    /// 400: plain HTTP where TLS is spoken.
+    #[error(
+        "this port speaks HTTPS: use an https:// address. A token that was sent with this request was sent in the clear"
+    )]
+    TlsNeeded,
     /// 503: the request took longer than any honest one does.
     #[error("the request took longer than {} s", .0.as_secs())]
     TimedOut(Duration),
@@ -80,6 +85,7 @@ impl ApiError {
             ApiError::Forbidden(_) => StatusCode::FORBIDDEN,
             ApiError::NotFound(_) => StatusCode::NOT_FOUND,
             ApiError::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            ApiError::TlsNeeded => StatusCode::BAD_REQUEST,
             ApiError::TimedOut(_) => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Conflict { .. } => StatusCode::CONFLICT,
             ApiError::Gone { .. } => StatusCode::GONE,
@@ -101,6 +107,7 @@ impl ApiError {
             ApiError::Forbidden(_) => "forbidden",
             ApiError::NotFound(_) => "not_found",
             ApiError::MethodNotAllowed(_) => "method_not_allowed",
+            ApiError::TlsNeeded => "tls_needed",
             ApiError::TimedOut(_) => "request_timeout",
             ApiError::TooLarge { .. } => "too_large",
             ApiError::UnsupportedMediaType(_) => "unsupported_media_type",
@@ -122,6 +129,7 @@ impl ApiError {
             | ApiError::Forbidden(_)
             | ApiError::NotFound(_)
             | ApiError::MethodNotAllowed(_)
+            | ApiError::TlsNeeded
             | ApiError::Gone { .. }
             | ApiError::UnsupportedMediaType(_)
             | ApiError::TooManyRequests { .. }
@@ -139,6 +147,7 @@ impl ApiError {
             | ApiError::Forbidden(_)
             | ApiError::NotFound(_)
             | ApiError::MethodNotAllowed(_)
+            | ApiError::TlsNeeded
             | ApiError::Conflict { .. }
             | ApiError::Gone { .. }
             | ApiError::TooLarge { .. }
@@ -156,6 +165,7 @@ impl ApiError {
             | ApiError::Forbidden(_)
             | ApiError::NotFound(_)
             | ApiError::MethodNotAllowed(_)
+            | ApiError::TlsNeeded
             | ApiError::TimedOut(_)
             | ApiError::Conflict { .. }
             | ApiError::Gone { .. }

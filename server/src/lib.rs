@@ -12,6 +12,7 @@ pub mod answer;
 pub mod app;
 mod connections;
 mod limits;
+pub mod tls;
 
 pub mod auth;
 pub mod body;

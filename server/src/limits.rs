@@ -13,6 +13,14 @@ use crate::error::ApiError;
 /// Connections at once: ten thousand devices with one event stream and one connection for requests each, and room.
 pub(crate) const CONNECTIONS: usize = 24_000;
 
+/// Handshakes of TLS at once. Each costs the server a signature, which a client can ask for without proving anything;
+/// more than these wait, and time out if it is an attack.
+pub(crate) const HANDSHAKES: usize = 512;
+
+/// How long a client may take to say its first word and finish the handshake: three round trips over a slow phone line
+/// take under 5 s.
+pub(crate) const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+
 /// Requests in work at once; event streams count only until they begin. The pool has sixteen connections, so the rest
 /// only waits, each with a body in memory. What comes above it is told to try again.
 pub(crate) const OPEN_REQUESTS: usize = 256;

@@ -12,10 +12,11 @@ use uuid::Uuid;
 
 use crate::app::{self, AppState};
 use crate::cluster::{self, Cluster};
-use crate::config::{Database, Options, Usage};
+use crate::config::{Database, Options, TlsFiles, Usage};
 use crate::data_dir::{DataDir, Held, Purpose};
 use crate::database::{Address, refuse_powerful_role};
 use crate::keys::Issuer;
+use crate::tls::{self, Tls};
 use crate::{events, limits, migrate};
 
 /// How long we wait for an administration command, which has the data directory for a moment.
@@ -24,17 +25,35 @@ const COMMAND_ENDS: Duration = Duration::from_secs(30);
 /// How often we look.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// Where clients come in.
+struct Door {
+    listener: TcpListener,
+    tls: Option<Tls>,
+}
+
 /// Serves until SIGTERM or SIGINT.
-pub(crate) async fn run(options: &Options, listen: SocketAddr, migrate: bool) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    options: &Options,
+    listen: SocketAddr,
+    tls: &TlsFiles,
+    migrate: bool,
+) -> anyhow::Result<()> {
     let mut stop = StopSignal::new()?;
     limits::raise_open_files();
     let data_dir = options.data_dir()?;
     let database = options.database()?;
     let held = hold(&data_dir).await?;
+    let tls = tls.load()?;
     // Bound first: a port that is taken is found out before a cluster is started for nothing.
     let listener = TcpListener::bind(listen)
         .await
         .with_context(|| format!("listening on {listen}"))?;
+    if tls.is_none() && !listen.ip().is_loopback() {
+        tracing::warn!(
+            "requests and tokens come in the clear on {listen}: give --tls-cert and --tls-key, or let a proxy speak TLS"
+        );
+    }
+    let door = Door { listener, tls };
     match database {
         Database::External { serving, owner } => {
             let Some(serving) = serving else {
@@ -44,7 +63,7 @@ pub(crate) async fn run(options: &Options, listen: SocketAddr, migrate: bool) ->
                 .into());
             };
             tokio::select! {
-                state = prepare(&data_dir, &serving, owner.as_ref(), migrate) => serve(listener, state?, stop).await,
+                state = prepare(&data_dir, &serving, owner.as_ref(), migrate) => serve(door, state?, stop).await,
                 () = stop.came() => Ok(()),
             }
         }
@@ -53,7 +72,7 @@ pub(crate) async fn run(options: &Options, listen: SocketAddr, migrate: bool) ->
                 opened = Cluster::open(&data_dir, &held) => opened?,
                 () = stop.came() => return cluster::stop_whatever_runs(&data_dir, &held).await,
             };
-            with_cluster(opened, &data_dir, listener, migrate, stop).await
+            with_cluster(opened, &data_dir, door, migrate, stop).await
         }
     }
 }
@@ -62,7 +81,7 @@ pub(crate) async fn run(options: &Options, listen: SocketAddr, migrate: bool) ->
 async fn with_cluster(
     mut cluster: Cluster,
     data_dir: &DataDir,
-    listener: TcpListener,
+    door: Door,
     migrate: bool,
     mut stop: StopSignal,
 ) -> anyhow::Result<()> {
@@ -70,7 +89,7 @@ async fn with_cluster(
     let serving = async {
         tokio::select! {
             state = prepare(data_dir, &app, Some(&owner), migrate) => {
-                serve(listener, state?, stop).await
+                serve(door, state?, stop).await
             }
             () = stop.came() => Ok(()),
         }
@@ -119,15 +138,21 @@ async fn prepare(
     Ok(state)
 }
 
-async fn serve(listener: TcpListener, state: AppState, mut stop: StopSignal) -> anyhow::Result<()> {
+async fn serve(door: Door, state: AppState, mut stop: StopSignal) -> anyhow::Result<()> {
+    let Door { listener, tls } = door;
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let address = listener.local_addr().context("asking for our own address")?;
     let pool = state.pool.clone();
     // Whoever started us may have closed our output; that is no reason not to serve.
     let mut stdout = std::io::stdout().lock();
-    let _ = writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush());
+    let _ = writeln!(stdout, "listening on {scheme}://{address}").and_then(|()| stdout.flush());
     drop(stdout);
-    tracing::info!(%address, "listening");
-    app::serve(listener, state, stop.came()).await;
+    tracing::info!(%address, scheme, "listening");
+    if let Some(tls) = tls.clone() {
+        // Ends with the process: the certificate counts as long as there are connections.
+        tokio::spawn(async move { tls.keep_current(tls::LOOK_EVERY).await });
+    }
+    app::serve_with(listener, tls, state, stop.came()).await;
     pool.close();
     Ok(())
 }

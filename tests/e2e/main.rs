@@ -23,6 +23,8 @@ mod server_push;
 mod server_random;
 mod server_tasks;
 
+mod transit_tls;
+
 mod rules;
 
 mod pair;

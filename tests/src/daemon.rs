@@ -24,6 +24,7 @@ pub struct Workstation {
     /// Before the folder, so that the daemon is gone when that is removed.
     daemon: Option<Running>,
     home: TempDir,
+    environment: Vec<(&'static str, PathBuf)>,
     http: reqwest::Client,
 }
 
@@ -43,6 +44,7 @@ impl Workstation {
         Workstation {
             daemon: None,
             home,
+            environment: Vec::new(),
             http,
         }
     }
@@ -53,6 +55,11 @@ impl Workstation {
         workstation.login(server, token).await.ok();
         workstation.run().await;
         workstation
+    }
+
+    /// Sets a variable for all that is run here from now on.
+    pub fn set(&mut self, variable: &'static str, value: PathBuf) {
+        self.environment.push((variable, value));
     }
 
     pub fn home(&self) -> &Path {
@@ -72,7 +79,8 @@ impl Workstation {
             // Nothing of the machine that runs the tests may leak in.
             .env_remove("CODITECT_HOME")
             .env_remove("CODITECT_CONTEXT_DB")
-            .env("RUST_LOG", "info,coditect_sync=debug");
+            .env("RUST_LOG", "info,coditect_sync=debug")
+            .envs(self.environment.iter().cloned());
         command
     }
 

@@ -8,6 +8,7 @@ pub mod program;
 pub mod server;
 
 pub mod api;
+pub mod certificates;
 pub mod contents;
 pub mod daemon;
 pub mod proxy;

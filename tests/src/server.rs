@@ -11,6 +11,7 @@ use coditect_server::auth::{self, Caller, Role};
 use coditect_server::database::Address;
 use coditect_server::events;
 use coditect_server::keys::Issuer;
+use coditect_server::tls::Tls;
 use coditect_shared::{TenantId, UserId};
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -29,7 +30,7 @@ const TOKEN_TTL: Duration = Duration::from_secs(3600);
 
 /// A server inside this process, on a port and a database of its own.
 pub struct TestServer {
-    /// `http://127.0.0.1:PORT`.
+    /// `http://127.0.0.1:PORT`, or `https://localhost:PORT`.
     pub url: String,
     pub database: TestDatabase,
     pub state: AppState,
@@ -44,6 +45,15 @@ impl TestServer {
     }
 
     pub async fn start_on(database: TestDatabase) -> TestServer {
+        Self::start_with(database, None).await
+    }
+
+    /// A server that speaks HTTPS, at `https://localhost:PORT`.
+    pub async fn start_over_tls(tls: Tls) -> TestServer {
+        Self::start_with(TestDatabase::create().await, Some(tls)).await
+    }
+
+    async fn start_with(database: TestDatabase, tls: Option<Tls>) -> TestServer {
         let data = tempfile::tempdir().expect("making a data directory");
         let keys = Issuer::load_or_make(data.path()).expect("making the issuer's key");
         let serving: Address = database.app_url().parse().expect("the server reads our URLs");
@@ -54,7 +64,7 @@ impl TestServer {
             .await
             .expect("reading the instance id")
             .get(0);
-        let (url, state, stop) = serve(&serving, Arc::new(keys), instance).await;
+        let (url, state, stop) = serve(&serving, Arc::new(keys), instance, tls).await;
         TestServer {
             url,
             database,
@@ -71,7 +81,7 @@ impl TestServer {
             .app_url()
             .parse()
             .expect("the server reads our URLs");
-        let (url, state, stop) = serve(&serving, self.state.keys.clone(), self.state.instance_id).await;
+        let (url, state, stop) = serve(&serving, self.state.keys.clone(), self.state.instance_id, None).await;
         SecondServer {
             url,
             state,
@@ -156,6 +166,7 @@ async fn serve(
     serving: &Address,
     keys: Arc<Issuer>,
     instance: Uuid,
+    tls: Option<Tls>,
 ) -> (String, AppState, oneshot::Sender<()>) {
     let pool = serving.pool().expect("making a pool");
     let state = AppState::new(pool, keys, instance);
@@ -166,9 +177,13 @@ async fn serve(
         // Either way it is time to go: nobody sends, the test drops its end.
         let _ = stopped.await;
     };
-    tokio::spawn(app::serve(listener, state.clone(), shutdown));
+    let url = match &tls {
+        Some(_) => format!("https://localhost:{}", address.port()),
+        None => format!("http://{address}"),
+    };
+    tokio::spawn(app::serve_with(listener, tls, state.clone(), shutdown));
     tokio::spawn(events::run(state.clone(), serving.clone()));
-    (format!("http://{address}"), state, stop)
+    (url, state, stop)
 }
 
 /// The real `coditect-server` on a database of its own. Dropped, it is killed.
@@ -177,6 +192,9 @@ pub struct ServerProcess {
     running: Option<Running>,
     pub database: TestDatabase,
     data: TempDir,
+    /// Given to `serve` at each start.
+    pub serve_arguments: Vec<String>,
+    scheme: &'static str,
     /// Known from the first start on, and kept by every later one.
     address: Option<SocketAddr>,
 }
@@ -188,6 +206,8 @@ impl ServerProcess {
             running: None,
             database: TestDatabase::create().await,
             data: tempfile::tempdir().expect("making a data directory"),
+            serve_arguments: Vec::new(),
+            scheme: "http",
             address: None,
         };
         server.run().await;
@@ -196,9 +216,13 @@ impl ServerProcess {
         server
     }
 
-    /// `http://127.0.0.1:PORT`, the same across restarts.
+    /// `http://127.0.0.1:PORT` (https, if it speaks that), the same across restarts.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address.expect("the server was started"))
+        format!(
+            "{}://{}",
+            self.scheme,
+            self.address.expect("the server was started")
+        )
     }
 
     /// Starts it, on the port it had before if it had one, and waits until it takes requests.
@@ -209,17 +233,19 @@ impl ServerProcess {
         let mut command = self.command();
         command
             .args(["serve", "--listen", &listen])
+            .args(&self.serve_arguments)
             .stdout(Stdio::piped());
         let mut running = Running::start(&mut command, &self.log_path());
         let stdout = running.child().stdout.take().expect("its output is piped");
         let mut lines = BufReader::new(stdout).lines();
         let line = lines.next_line().await.expect("reading the server's output");
-        let Some(address) = line
+        let said = line
             .as_deref()
-            .and_then(|line| line.strip_prefix("listening on http://"))
-        else {
+            .and_then(|line| line.strip_prefix("listening on ")?.split_once("://"));
+        let Some((scheme, address)) = said else {
             panic!("the server did not start: {line:?}\n{}", running.log());
         };
+        self.scheme = if scheme == "https" { "https" } else { "http" };
         self.address = Some(address.parse().expect("the line ends in an address"));
         self.running = Some(running);
     }
