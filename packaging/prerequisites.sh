@@ -39,3 +39,11 @@ need_rust() {
     command -v cc >/dev/null 2>&1 ||
         fail "a C compiler is missing: apt-get install build-essential, or xcode-select --install"
 }
+
+# For the check of the units. Not worth a failure: false where it cannot be had.
+want_systemd_analyze() {
+    if command -v systemd-analyze >/dev/null 2>&1; then return 0; fi
+    if [ "$(uname)" != Linux ] || ! command -v apt-get >/dev/null 2>&1 || [ "$(id -u)" -ne 0 ]; then return 1; fi
+    say "systemd-analyze is missing: installing Debian's package systemd (some 10 MB). It does not take over this machine."
+    apt-get update -qq && env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends systemd
+}

@@ -15,6 +15,9 @@ say "A first run builds everything, which takes some 15 minutes on two cores."
 step "format"
 cargo fmt --all --check
 
+step "units of the service manager"
+sh packaging/check-units.sh
+
 step "lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 
