@@ -13,9 +13,11 @@ pub mod rules;
 pub mod verify;
 
 // The loop and its pure core.
+mod fail_point;
 pub mod run;
 pub mod state;
 pub mod store;
+mod supervisor;
 pub mod sync;
 pub mod wake;
 

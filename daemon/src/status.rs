@@ -3,6 +3,7 @@
 //! P11: a status says `in_sync` only when nothing is pending, held, quarantined or unverified. Who fills it in decides
 //! that; `render` shows every such thing whatever the state says.
 
+mod headline;
 mod next;
 mod render;
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::account::Account;
 use crate::credential::CredentialStore;
+pub use headline::headline;
 pub use next::{Next, Situation, next};
 pub use render::{Line, age, counted, grouped, page, render};
 

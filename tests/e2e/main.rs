@@ -39,4 +39,5 @@ mod ingest;
 mod network;
 mod offline_tasks;
 mod poison;
+mod service;
 mod workstation;

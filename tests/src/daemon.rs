@@ -103,6 +103,18 @@ impl Workstation {
         self.wait_until("the daemon answers", |_| true).await;
     }
 
+    /// Starts the daemon by a command made from [`Workstation::command`], and waits for nothing.
+    pub fn start_daemon(&mut self, command: &mut Command) {
+        let log = self.home().join("daemon.log");
+        self.daemon = Some(Running::start(command, &log));
+    }
+
+    /// Waits until the daemon has ended by itself, or by a signal.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let daemon = self.daemon.take().expect("the daemon was started");
+        daemon.wait(PATIENCE).await
+    }
+
     /// The daemon's process.
     ///
     /// # Panics

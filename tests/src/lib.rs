@@ -11,6 +11,7 @@ pub mod api;
 pub mod certificates;
 pub mod contents;
 pub mod daemon;
+pub mod manager;
 pub mod proxy;
 pub mod stepped;
 pub mod two_devices;

@@ -134,11 +134,19 @@ impl Running {
     ///
     /// # Panics
     /// If it does not end within `patience`.
-    pub async fn terminate(mut self, patience: Duration) -> ExitStatus {
+    pub async fn terminate(self, patience: Duration) -> ExitStatus {
         self.signal(Signal::TERM);
+        self.wait(patience).await
+    }
+
+    /// Its exit status, once it has ended.
+    ///
+    /// # Panics
+    /// If it does not end within `patience`.
+    pub async fn wait(mut self, patience: Duration) -> ExitStatus {
         timeout(patience, self.child.wait())
             .await
-            .unwrap_or_else(|_| panic!("did not end within {patience:?} of SIGTERM"))
+            .unwrap_or_else(|_| panic!("did not end within {patience:?}"))
             .expect("waiting for a child")
     }
 

@@ -20,6 +20,8 @@ pub enum Fault {
     LoseAnswer,
     /// Half of the answer arrives.
     CutAnswer,
+    /// Half of the answer arrives, the rest when the rules change.
+    HoldAnswer,
     /// It never reaches the server: the connection closes.
     Refuse,
     /// It waits, unanswered, until the rules change; then it is relayed.
@@ -191,7 +193,7 @@ async fn relay(shared: &Shared, mut client: TcpStream) -> std::io::Result<()> {
             .await;
         }
         Some(Fault::Status(status)) => return answer(&mut client, status, "text/plain", "no").await,
-        Some(Fault::LoseAnswer | Fault::CutAnswer) | None => {}
+        Some(Fault::LoseAnswer | Fault::CutAnswer | Fault::HoldAnswer) | None => {}
     }
     let mut server = TcpStream::connect(&shared.upstream).await?;
     // One request a connection: every one of them must meet the rules.
@@ -206,6 +208,14 @@ async fn relay(shared: &Shared, mut client: TcpStream) -> std::io::Result<()> {
             let mut whole = Vec::new();
             server.read_to_end(&mut whole).await?;
             client.write_all(&whole[..whole.len() / 2]).await
+        }
+        Some(Fault::HoldAnswer) => {
+            let mut whole = Vec::new();
+            server.read_to_end(&mut whole).await?;
+            let (first, rest) = whole.split_at(whole.len() / 2);
+            client.write_all(first).await?;
+            let _ = changes.changed().await;
+            client.write_all(rest).await
         }
         Some(_) => {
             let mut whole = Vec::new();

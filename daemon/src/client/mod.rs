@@ -42,6 +42,11 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(45);
 /// again. What is larger is no coditect server's.
 const ANSWER_MAX_BYTES: usize = 2 * limits::PUSH_BODY_MAX_BYTES;
 
+/// How long a push or a pull takes at most, before whoever waits for it may take us for stuck. Each piece of it has a
+/// limit of its own above. At the slowest speed that we wait for, 28 MB pass in this time, which is more than any
+/// batch or page has when it is compressed.
+pub(crate) const LONGEST_EXCHANGE: Duration = Duration::from_secs(3_600);
+
 /// One user's access to one server. Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct Client {

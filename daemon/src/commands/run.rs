@@ -10,6 +10,7 @@ use crate::cli::Setup;
 use crate::disk;
 use crate::output::Fault;
 use crate::run;
+use crate::supervisor;
 
 /// A stop may take 2 s in all. What is cut off then is sent again after the next start.
 const STOP_LIMIT: Duration = Duration::from_millis(1_800);
@@ -41,6 +42,7 @@ async fn until_stopped(setup: Setup) -> anyhow::Result<()> {
         ended = &mut daemon => return ended,
         name = either(&mut terminated, &mut interrupted) => tracing::info!("stopping: {name}"),
     }
+    supervisor::stopping();
     shutdown.cancel();
     match tokio::time::timeout(STOP_LIMIT, daemon).await {
         Ok(ended) => ended,

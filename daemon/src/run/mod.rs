@@ -20,14 +20,16 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::account::Account;
-use crate::client::{Client, Failure, PullOutcome, PushOutcome};
+use crate::client::{self, Client, Failure, PullOutcome, PushOutcome};
 use crate::config::Config;
 use crate::credential;
+use crate::fail_point::{self, FailPoint};
 use crate::outbox::{Batch, BatchLimits};
 use crate::paths::Paths;
 use crate::policy::Policy;
 use crate::socket::{self, Control, Socket, SyncDone};
 use crate::status::{self, OutboxStatus, Status};
+use crate::supervisor::Supervisor;
 use crate::sync::{Core, Hint, Millis, Next, Outcome, Step, Trouble};
 use crate::wake::Wake;
 use files::{Facts, Files, Ready};
@@ -47,6 +49,11 @@ const LOGIN_RETRY_MS: Millis = 30_000;
 /// writes without pause must not keep pulled rows out for ever.
 const IDENTIFY_ROUNDS_MAX: u32 = 50;
 
+/// How long a step on the files, or a wish, may take before the loop counts as stuck: to open a file after a crash
+/// reads its WAL back, to take up an old one goes through its rows, and a keyring may ask its user. Each takes seconds,
+/// on a slow disk minutes.
+const FILES_TAKE_AT_MOST: Duration = Duration::from_secs(10 * 60);
+
 /// Runs the daemon until `shutdown`. Fails if another one has this context.db or this socket.
 pub async fn run(paths: Paths, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let policy = Policy::new(&config).map_err(anyhow::Error::msg)?;
@@ -57,7 +64,7 @@ pub async fn run(paths: Paths, config: Config, shutdown: CancellationToken) -> a
     let (publish, status) = watch::channel(starting);
     let serving = tokio::spawn(socket::serve_on(socket, status, control, shutdown.clone()));
     Daemon::new(paths, Arc::new(policy), publish)
-        .run(wishes, &shutdown)
+        .run(wishes, &shutdown, Supervisor::from_environment())
         .await;
     shutdown.cancel();
     serving.await.context("the status socket")?
@@ -118,21 +125,28 @@ impl Daemon {
         }
     }
 
-    async fn run(&mut self, mut wishes: mpsc::Receiver<Control>, shutdown: &CancellationToken) {
+    async fn run(
+        &mut self,
+        mut wishes: mpsc::Receiver<Control>,
+        shutdown: &CancellationToken,
+        mut supervisor: Supervisor,
+    ) {
         loop {
+            fail_point::pass(FailPoint::Loop);
             while let Ok(wish) = wishes.try_recv() {
-                self.grant(wish).await;
+                supervisor.during(FILES_TAKE_AT_MOST, self.grant(wish)).await;
             }
             while let Ok(hint) = self.hints.try_recv() {
                 self.core.hint(self.now(), hint);
             }
             self.publish();
+            supervisor.turn(self.facts.is_some(), &self.status.borrow());
             match self.core.next(self.now()) {
                 Next::Do(step) => {
                     let outcome = tokio::select! {
                         biased;
                         () = shutdown.cancelled() => break,
-                        outcome = self.perform(&step) => outcome,
+                        outcome = supervisor.during(takes_at_most(&step), self.perform(&step)) => outcome,
                     };
                     if let Outcome::Failed { code, message, .. } = &outcome {
                         tracing::warn!(?step, code, message, "a step failed");
@@ -145,9 +159,12 @@ impl Daemon {
                     let wait = Duration::from_millis(until.saturating_sub(self.now()).max(1));
                     tokio::select! {
                         () = shutdown.cancelled() => break,
-                        Some(wish) = wishes.recv() => self.grant(wish).await,
+                        Some(wish) = wishes.recv() => {
+                            supervisor.during(FILES_TAKE_AT_MOST, self.grant(wish)).await;
+                        }
                         Some(hint) = self.hints.recv() => self.core.hint(self.now(), hint),
                         () = self.wake.changed() => self.core.hint(self.now(), Hint::File),
+                        () = supervisor.due() => supervisor.sign_of_life(),
                         () = tokio::time::sleep(wait) => {}
                     }
                 }
@@ -472,6 +489,7 @@ impl Daemon {
     ) -> anyhow::Result<T> {
         let mut files = self.files.take().context("context.db is not open")?;
         let (files, result, facts) = blocking(move || {
+            fail_point::pass(FailPoint::Files);
             let result = act(&mut files);
             let facts = files.facts();
             Ok((files, result, facts))
@@ -517,6 +535,23 @@ impl Daemon {
 
     fn now(&self) -> Millis {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// How long a step may take before the loop counts as stuck.
+fn takes_at_most(step: &Step) -> Duration {
+    match step {
+        Step::Push | Step::Pull { .. } => FILES_TAKE_AT_MOST + client::LONGEST_EXCHANGE,
+        Step::Look
+        | Step::Backfill
+        | Step::Identify
+        | Step::Build { .. }
+        | Step::Settle
+        | Step::Halve
+        | Step::Defer
+        | Step::GiveUp { .. }
+        | Step::Apply
+        | Step::TakeNewDeviceId { .. } => FILES_TAKE_AT_MOST,
     }
 }
 

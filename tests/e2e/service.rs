@@ -1,0 +1,134 @@
+//! The daemon as a service: what it tells the service manager, that a loop which hangs is noticed, and that it stops
+//! when it is told to, whatever it is doing.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::time::Duration;
+
+use coditect_tests::daemon::Workstation;
+use coditect_tests::manager::Manager;
+use coditect_tests::proxy::{Fault, Proxy};
+use coditect_tests::writer;
+use rustix::process::Signal;
+
+use crate::pair::{is_settled, server};
+
+/// What the product promises for a stop.
+const STOP: Duration = Duration::from_secs(2);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_ready_when_file_and_socket_are_up_and_tells_how_things_stand() {
+    let (server, token) = server().await;
+    let mut a = Workstation::new();
+    let mut manager = Manager::new();
+    a.start_daemon(manager.start(&a.command()).arg("run"));
+    manager.hears("ready", |line| line == "READY=1").await;
+    let status = a.status().await.expect("who is ready answers");
+    assert_ne!(status["state"], "starting", "the file is open: {status:#}");
+    manager
+        .hears("nobody is logged in", |line| {
+            line.starts_with("STATUS=needs login")
+        })
+        .await;
+    a.login(&server.url, &token).await.ok();
+    manager.hears("in sync", |line| line == "STATUS=in sync").await;
+    assert!(a.terminate(STOP).await.success());
+    manager.hears("it stops", |line| line == "STOPPING=1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_file_cannot_be_opened_it_goes_on_starting_and_says_why() {
+    let mut a = Workstation::new();
+    let mut manager = Manager::new();
+    std::fs::write(
+        a.context_db(),
+        "this is no database, and long enough to show it".repeat(100),
+    )
+    .unwrap();
+    a.start_daemon(manager.start(&a.command()).arg("run"));
+    manager
+        .hears("why not", |line| line.starts_with("STATUS=blocked · "))
+        .await;
+    let mut before = Vec::new();
+    for _ in 0..2 {
+        // So that the manager does not take it for failed, and give it up before the user has mended the file.
+        manager
+            .hears("more time", |line| {
+                before.push(line.to_owned());
+                line.starts_with("EXTEND_TIMEOUT_USEC=")
+            })
+            .await;
+    }
+    assert!(!before.iter().any(|line| line == "READY=1"), "{before:?}");
+    std::fs::remove_file(a.context_db()).unwrap();
+    manager.hears("ready", |line| line == "READY=1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p1_a_loop_that_hangs_is_missed_and_after_the_restart_nothing_is_lost() {
+    let (server, token) = server().await;
+    let mut a = Workstation::new();
+    let mut manager = Manager::new();
+    a.login(&server.url, &token).await.ok();
+    a.start_daemon(manager.start(&a.command()).arg("run"));
+    manager.hears("in sync", |line| line == "STATUS=in sync").await;
+    for _ in 0..3 {
+        manager.hears("a sign of life", |line| line == "WATCHDOG=1").await;
+    }
+    manager.hang("loop");
+    manager.misses_signs_of_life().await;
+    // Whoever looked at the process or asked its socket would call it well.
+    assert!(a.daemon().ended().is_none());
+    a.status().await.expect("the socket still answers");
+    writer::message(&a.open(), "s", "written while the loop hung").unwrap();
+    // What systemd does now.
+    a.daemon().signal(Signal::ABORT);
+    assert_eq!(a.ended().await.signal(), Some(Signal::ABORT.as_raw()));
+    manager.release("loop");
+    a.start_daemon(manager.start(&a.command()).arg("run"));
+    manager.hears("ready again", |line| line == "READY=1").await;
+    a.wait_until("in sync", is_settled).await;
+    assert_eq!(server.database.count("context_messages").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_that_takes_long_counts_as_alive() {
+    let mut a = Workstation::new();
+    let mut manager = Manager::new();
+    a.start_daemon(manager.start(&a.command()).arg("run"));
+    manager.hears("ready", |line| line == "READY=1").await;
+    manager.hang("files");
+    // Longer than the loop would be silent if it waited for the step alone.
+    for _ in 0..4 {
+        manager.hears("a sign of life", |line| line == "WATCHDOG=1").await;
+    }
+    // It does hang: the wish is not granted while the files do not answer.
+    let asked = a.cli(&["sync", "--wait", "--timeout", "1s"]).await;
+    assert!(!asked.status.success(), "{asked:#?}");
+    // And a stop does not wait for the disk.
+    assert!(a.terminate(STOP).await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p1_p2_sigterm_in_the_middle_of_a_push_ends_within_two_seconds_and_loses_nothing() {
+    let (server, token) = server().await;
+    for fault in [Fault::Hold, Fault::HoldAnswer] {
+        let network = Proxy::before(&server.url).await;
+        let mut a = Workstation::start(&network.url, &token).await;
+        a.wait_for_state("in_sync").await;
+        let before = server.database.count("context_messages").await;
+        network.always("POST /api/v1/context/push", fault);
+        let mut file = a.open();
+        let tx = file.transaction().unwrap();
+        for n in 0..2_000 {
+            writer::message(&tx, "s", &format!("{fault:?}, row {n}")).unwrap();
+        }
+        tx.commit().unwrap();
+        network.wait_for_faults("POST /api/v1/context/push", 1).await;
+        assert!(a.terminate(STOP).await.success());
+        network.heal();
+        a.run().await;
+        a.sync().await;
+        assert_eq!(server.database.count("context_messages").await, before + 2_000);
+        assert_eq!(a.verify().await["equal"], true);
+    }
+}
