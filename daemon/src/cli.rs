@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use url::Url;
 
+use crate::browse::{DeviceFilter, ProjectGlob, Since, SyncState};
 use crate::commands;
 use crate::config::Config;
 use crate::output::{Fault, remark};
@@ -43,6 +44,30 @@ Examples:
   coditect-sync ingest ~/.claude/projects
   coditect-sync ingest ~/.claude/projects --follow
   coditect-sync ingest one.jsonl --json";
+
+const SESSIONS_EXAMPLES: &str = "\
+Reads the file alone: no daemon is needed. On a terminal ids are as short as they can be, in a pipe they are whole.
+
+Examples:
+  coditect-sync sessions --since 2d
+  coditect-sync sessions --project 'acme/*' --status waiting
+  coditect-sync sessions --json | jq -r '.[].session_id'";
+
+const TASKS_EXAMPLES: &str = "\
+Examples:
+  coditect-sync tasks --status in_progress
+  coditect-sync tasks 0a1b2c3d
+  coditect-sync tasks --project 'acme/*' --since 2026-11-01 --json";
+
+const SHOW_NOTES: &str = "\
+Everything that user and assistant said is there in full; tool calls and their results are folded to a few lines unless
+--full is given. Control characters are shown as pictures (␛ for escape), since they would steer the terminal; --json
+has the texts as they are. On a terminal the transcript goes through $PAGER, or less.
+
+Examples:
+  coditect-sync show --last
+  coditect-sync show 0a1b2c3d --full
+  coditect-sync show 0a1b2c3d --json | jq -r '.messages[] | select(.role == \"user\").content'";
 
 /// Keeps the sessions and task lists of your AI coding tools the same on all your machines.
 ///
@@ -92,6 +117,12 @@ pub enum Command {
     Resume(Json),
     /// Read Claude Code transcripts into context.db; a second time it adds nothing
     Ingest(Ingest),
+    /// List the sessions of this file, newest first
+    Sessions(Sessions),
+    /// List the tasks of this file, those of the newest session first
+    Tasks(Tasks),
+    /// Read a session: what was said, thought and done in it, in order
+    Show(Show),
     /// Look at rows that were refused, or try them again
     #[command(subcommand)]
     Quarantine(Quarantine),
@@ -166,6 +197,86 @@ pub struct Ingest {
     /// Go on reading what is added, until interrupted
     #[arg(long)]
     pub follow: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = SESSIONS_EXAMPLES)]
+pub struct Sessions {
+    /// Only of projects whose name or folder matches the glob
+    #[arg(long, value_name = "GLOB", allow_hyphen_values = true, value_parser = ProjectGlob::parse)]
+    pub project: Option<ProjectGlob>,
+    /// Only what has become of it: sent, waiting, excluded, refused, or local (nobody has logged in yet)
+    #[arg(long, value_name = "STATE")]
+    pub status: Option<SyncState>,
+    /// Only what was written here, elsewhere, or on the machine of this name
+    #[arg(long, value_name = "here|elsewhere|NAME", value_parser = parse_device)]
+    pub device: Option<DeviceFilter>,
+    /// Only where something happened since: an age such as 2d, or a date such as 2026-11-01
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    pub since: Option<Since>,
+    /// How many at most
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Print the list as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Do not page
+    #[arg(long)]
+    pub no_pager: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = TASKS_EXAMPLES)]
+pub struct Tasks {
+    /// Only of this session: its id, or how it begins
+    #[arg(value_name = "SESSION")]
+    pub session: Option<String>,
+    /// Only of projects whose name or folder matches the glob
+    #[arg(long, value_name = "GLOB", allow_hyphen_values = true, value_parser = ProjectGlob::parse)]
+    pub project: Option<ProjectGlob>,
+    /// Only tasks that are pending, in_progress or completed
+    #[arg(long, value_name = "STATUS", value_parser = ["pending", "in_progress", "completed"])]
+    pub status: Option<String>,
+    /// Only what was written here, elsewhere, or on the machine of this name
+    #[arg(long, value_name = "here|elsewhere|NAME", value_parser = parse_device)]
+    pub device: Option<DeviceFilter>,
+    /// Only where something happened since: an age such as 2d, or a date such as 2026-11-01
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    pub since: Option<Since>,
+    /// How many at most
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Print the list as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Do not page
+    #[arg(long)]
+    pub no_pager: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = SHOW_NOTES)]
+#[group(skip)]
+pub struct Show {
+    /// The session's id, or how it begins
+    #[arg(
+        value_name = "SESSION",
+        required_unless_present = "last",
+        conflicts_with = "last"
+    )]
+    pub session: Option<String>,
+    /// The session in which something was said last
+    #[arg(long)]
+    pub last: bool,
+    /// Print tool calls and their results in full
+    #[arg(long)]
+    pub full: bool,
+    /// Print session, tasks and messages as JSON, in full
+    #[arg(long)]
+    pub json: bool,
+    /// Do not page
+    #[arg(long)]
+    pub no_pager: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -253,6 +364,14 @@ fn start_logging(command: &Command) {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+}
+
+fn parse_device(text: &str) -> Result<DeviceFilter, std::convert::Infallible> {
+    Ok(DeviceFilter::parse(text))
+}
+
+fn parse_since(text: &str) -> Result<Since, String> {
+    Since::parse(text, jiff::Timestamp::now(), jiff::tz::TimeZone::system())
 }
 
 /// `500ms`, `30s`, `5m`, `1h30m`; a bare number means seconds.

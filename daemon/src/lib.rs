@@ -23,6 +23,7 @@ pub mod wake;
 
 // The outer side: what a user and the operating system see.
 pub mod account;
+pub mod browse;
 pub mod cli;
 pub mod client;
 mod commands;

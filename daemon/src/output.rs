@@ -1,11 +1,14 @@
 //! What a command says: results on standard output, remarks on standard error, an exit code for how it ended.
 
+mod pager;
+
 use std::fmt;
 use std::io::{self, Write};
 
 use serde::Serialize;
 
 use crate::screen::harmless;
+pub use pager::Paged;
 
 /// Why a command did not do what it was asked to, by its exit code.
 #[derive(Debug)]

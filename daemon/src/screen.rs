@@ -95,6 +95,80 @@ impl Screen {
     }
 }
 
+/// One column of a table.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    pub name: &'static str,
+    pub align: Align,
+    /// Columns of the screen that it takes at most.
+    pub max: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Align {
+    Left,
+    Right,
+}
+
+impl Screen {
+    /// Rows under their names, as wide as what stands in them; the last column gets what is left of the screen. The
+    /// cells are made harmless here.
+    pub fn table(&self, columns: &[Column], rows: &[Vec<(String, Paint)>]) -> String {
+        let last = columns.len().saturating_sub(1);
+        let rows: Vec<Vec<(String, Paint)>> = rows
+            .iter()
+            .map(|row| {
+                row.iter()
+                    .zip(columns)
+                    .map(|((cell, paint), column)| {
+                        let cell = harmless(cell).replace(['\n', '\t'], " ");
+                        (self.cell(&cell, column.max), *paint)
+                    })
+                    .collect()
+            })
+            .collect();
+        let width = |index: usize| {
+            let cells = rows.iter().filter_map(|row| row.get(index));
+            let widest = cells.map(|(cell, _)| cell.width()).max().unwrap_or(0);
+            widest.max(columns[index].name.width())
+        };
+        let widths: Vec<usize> = (0..columns.len()).map(width).collect();
+        let taken: usize = widths.iter().take(last).map(|width| width + 2).sum();
+        let mut text = String::new();
+        let head: Vec<(String, Paint)> = columns
+            .iter()
+            .map(|column| (column.name.to_owned(), Paint::Faint))
+            .collect();
+        for row in std::iter::once(&head).chain(&rows) {
+            let mut line = String::new();
+            for (index, (cell, paint)) in row.iter().enumerate() {
+                let shown = match (index == last, columns[index].align) {
+                    (true, _) => self.cut(cell, taken),
+                    (false, Align::Left) => padded(cell, widths[index]),
+                    (false, Align::Right) => {
+                        format!("{}{cell}", " ".repeat(widths[index].saturating_sub(cell.width())))
+                    }
+                };
+                line.push_str(&self.paint(*paint, &shown));
+                if index < last {
+                    line.push_str("  ");
+                }
+            }
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        text
+    }
+
+    /// In a pipe nothing is cut.
+    fn cell(&self, text: &str, max: usize) -> String {
+        match self.width {
+            Some(_) => cut(text, max),
+            None => text.to_owned(),
+        }
+    }
+}
+
 /// Text from elsewhere with its control characters made visible, since they would steer the user's terminal. Line ends
 /// and tabs stay.
 pub fn harmless(text: &str) -> Cow<'_, str> {
@@ -220,6 +294,46 @@ mod tests {
         assert_eq!(cut("hello!", 5), "hell…");
         assert_eq!(cut("漢字漢字", 5), "漢字…");
         assert_eq!(padded("漢", 4), "漢  ");
+    }
+
+    #[test]
+    fn a_table_is_aligned_and_its_last_column_ends_with_the_screen() {
+        let columns = [
+            Column {
+                name: "NAME",
+                align: Align::Left,
+                max: 6,
+            },
+            Column {
+                name: "N",
+                align: Align::Right,
+                max: 9,
+            },
+            Column {
+                name: "TITLE",
+                align: Align::Left,
+                max: usize::MAX,
+            },
+        ];
+        let row = |name: &str, number: &str, title: &str| {
+            [name, number, title]
+                .map(|cell| (cell.to_owned(), Paint::Plain))
+                .to_vec()
+        };
+        let rows = [
+            row("short", "7", "one\ntwo\x1b[2J"),
+            row("longer than that", "1,234", &"x".repeat(60)),
+        ];
+        let screen = Screen {
+            colours: false,
+            ..wide(40)
+        };
+        let expected = format!(
+            "NAME        N  TITLE\nshort       7  one two␛[2J\nlonge…  1,234  {}…\n",
+            "x".repeat(24)
+        );
+        assert_eq!(screen.table(&columns, &rows), expected);
+        assert!(Screen::PIPE.table(&columns, &rows).contains(&"x".repeat(60)));
     }
 
     #[test]

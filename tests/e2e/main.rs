@@ -40,4 +40,5 @@ mod network;
 mod offline_tasks;
 mod poison;
 mod service;
+mod show;
 mod workstation;

@@ -9,8 +9,11 @@ mod paths;
 mod pause;
 mod quarantine;
 mod run;
+mod sessions;
+mod show;
 mod status;
 mod sync;
+mod tasks;
 mod verify;
 
 use std::future::Future;
@@ -33,6 +36,9 @@ pub(crate) fn run(command: Command, setup: Setup) -> Result<(), Fault> {
         Command::Pause(args) => block_on(pause::pause(args.json, &setup)),
         Command::Resume(args) => block_on(pause::resume(args.json, &setup)),
         Command::Ingest(args) => ingest::run(args, &setup),
+        Command::Sessions(args) => sessions::run(args, &setup),
+        Command::Tasks(args) => tasks::run(args, &setup),
+        Command::Show(args) => show::run(&args, &setup),
         Command::Quarantine(args) => quarantine::run(&args, &setup),
         Command::Verify(args) => block_on(verify::run(args.json, &setup)),
         Command::Doctor(args) => block_on(doctor::run(args.json, &setup)),
