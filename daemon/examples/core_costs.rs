@@ -105,7 +105,7 @@ fn main() -> anyhow::Result<()> {
             device_push_seq: 0,
             ..PullPage::default()
         };
-        pull.of(|| store.write(|tx, owner| apply::apply_page(tx, owner, &context, &page, None, 500)))?;
+        pull.of(|| store.write(|tx, owner| apply::apply_page(tx, owner, &context, &page, &[], 500)))?;
     }
     pull.print("applying a page of 500");
     Ok(())

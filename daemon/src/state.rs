@@ -75,6 +75,17 @@ impl State {
         Ok(found.and_then(|(meta, body)| parsed(&meta, body)))
     }
 
+    /// All that may have arrived under the push_seq in use, the batch in flight and its variants, without their bytes.
+    pub fn sent(&self) -> anyhow::Result<Vec<Batch>> {
+        let mut statement = self.conn.prepare_cached("SELECT meta FROM batch")?;
+        let metas = statement.query_map([], |row| row.get::<_, String>(0))?;
+        let mut sent = Vec::new();
+        for meta in metas {
+            sent.extend(parsed(&meta?, Vec::new()));
+        }
+        Ok(sent)
+    }
+
     /// What was sent under the same push_seq before, by its digest.
     pub fn variant(&self, digest: &str) -> anyhow::Result<Option<Batch>> {
         let found: Option<(String, Vec<u8>)> = self

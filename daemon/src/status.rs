@@ -103,6 +103,9 @@ pub struct OutboxStatus {
     pub quarantined: u64,
     /// Rows from elsewhere that wait for a local change of the same row to end.
     pub held: u64,
+    /// Rows of excluded projects, which stay here. They are neither pending nor unsafe.
+    #[serde(default)]
+    pub excluded: u64,
     /// Local links of which an end is not acknowledged yet.
     #[serde(default)]
     pub links_parked: u64,

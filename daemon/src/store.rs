@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use coditect_shared::{DeviceId, TenantId, UserId};
-use rusqlite::types::{FromSql, ToSql};
+use rusqlite::types::{FromSql, ToSql, Value};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 use uuid::Uuid;
 
@@ -204,6 +204,11 @@ impl Store {
             .any(lost)
         {
             apply::take_new_device_id(&tx, DeviceId(Uuid::new_v4()))?;
+        }
+        if lost("sync_sessions") {
+            // Noted anew, where it matters.
+            set_value(&tx, "sessions_noted", Value::Null)?;
+            set_value(&tx, "projects_judged_by", Value::Null)?;
         }
         if missing.iter().any(|(name, _)| makes_table(name)) {
             capture::begin_backfill(&tx)?;

@@ -14,7 +14,9 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::identity::{self, Acked};
+use crate::key::RowKey;
 use crate::owner::{Found, Owner};
+use crate::projects::excluded;
 use crate::store;
 
 /// This file in digests, at one cursor.
@@ -26,6 +28,8 @@ pub struct Local {
     pub pending: u64,
     pub held: u64,
     pub quarantined: u64,
+    /// Rows of excluded projects that are only here, or only here as they stand now. The cloud's version counts.
+    pub excluded: u64,
     pub messages: TableDigest,
     pub tasks: TableDigest,
     pub task_messages: TableDigest,
@@ -64,6 +68,7 @@ pub fn local(path: &Path) -> anyhow::Result<Local> {
         pending: count("SELECT count(*) FROM sync_queue")?,
         held: count("SELECT count(*) FROM sync_held")?,
         quarantined: count("SELECT count(*) FROM sync_quarantine")?,
+        excluded: count("SELECT count(*) FROM sync_excluded")?,
         ..Local::default()
     };
     messages(conn, &owner, tenant, &mut local)?;
@@ -90,11 +95,18 @@ fn messages(conn: &Connection, owner: &Owner, tenant: TenantId, local: &mut Loca
         let Some(acked) = identity::hash_at(row, 4)? else {
             continue;
         };
-        let found = match row.get::<_, Option<i64>>(0)? {
+        let row_id: Option<i64> = row.get(0)?;
+        let found = match row_id {
             Some(row_id) => owner.read_message(conn, tenant, row_id)?,
             None => Found::Gone,
         };
+        let excluded = match row_id {
+            Some(row_id) => excluded::holds(conn, &RowKey::message(row_id))?,
+            None => false,
+        };
         match found {
+            // What was sent before its project was excluded, and edited since.
+            Found::Row(_) if excluded => local.messages.add_message(&origin, acked),
             Found::Row(message) => local.messages.add_message(&origin, message.hash),
             // What cannot be sent is not in the cloud; its last good version is.
             Found::Unfit(_) => local.messages.add_message(&origin, acked),
@@ -109,7 +121,8 @@ fn messages(conn: &Connection, owner: &Owner, tenant: TenantId, local: &mut Loca
             &format!(
                 "SELECT count(*) FROM messages m WHERE NOT EXISTS (SELECT 1 FROM sync_messages s WHERE s.row_id = m.{key})
                  AND NOT EXISTS (SELECT 1 FROM sync_queue q WHERE q.table_name = 'messages' AND q.row_id = m.{key})
-                 AND NOT EXISTS (SELECT 1 FROM sync_quarantine q WHERE q.table_name = 'messages' AND q.row_id = m.{key})",
+                 AND NOT EXISTS (SELECT 1 FROM sync_quarantine q WHERE q.table_name = 'messages' AND q.row_id = m.{key})
+                 AND NOT EXISTS (SELECT 1 FROM sync_excluded q WHERE q.table_name = 'messages' AND q.row_id = m.{key})",
                 key = owner.message_key()
             ),
             [],
@@ -135,7 +148,9 @@ fn tasks(conn: &Connection, owner: &Owner, tenant: TenantId, local: &mut Local) 
             ..Acked::default()
         };
         let id = Uuid::parse_str(&cloud_id).context("a task's id in the cloud")?;
+        let is_excluded = excluded::holds(conn, &RowKey::task(&local_id))?;
         match owner.read_task(conn, tenant, &local_id, &cloud_id)? {
+            Found::Row(_) if is_excluded => local.tasks.add_task(id, acked_hash),
             // A file that lacks a column holds the version that it was given, as far as it can.
             Found::Row(task) if acked.equals(task.hash, task.version()) => {
                 local.tasks.add_task(id, acked_hash)
@@ -153,7 +168,8 @@ fn tasks(conn: &Connection, owner: &Owner, tenant: TenantId, local: &mut Local) 
 
 fn links(conn: &Connection, owner: &Owner, local: &mut Local) -> anyhow::Result<()> {
     let mut statement = conn.prepare(
-        "SELECT t.local_id, t.cloud_id, m.row_id, m.session_id, m.origin_hash, m.origin_occurrence, l.acked_sequence
+        "SELECT t.local_id, t.cloud_id, m.row_id, m.session_id, m.origin_hash, m.origin_occurrence, l.acked_sequence,
+           EXISTS (SELECT 1 FROM sync_links_parked p WHERE p.task_id IS t.local_id AND p.message_id = m.row_id)
          FROM sync_links l JOIN sync_tasks t ON t.ident = l.task JOIN sync_messages m ON m.ident = l.message
          WHERE l.acked = 1",
     )?;
@@ -174,6 +190,8 @@ fn links(conn: &Connection, owner: &Owner, local: &mut Local) -> anyhow::Result<
             None => None,
         };
         match found {
+            // A change of it waits for an end, which may be of an excluded project.
+            Some(_) if row.get(7)? => local.task_messages.add_link(id, &message, row.get(6)?),
             Some(sequence) => local.task_messages.add_link(id, &message, sequence),
             None => {
                 local.deleted_here.links += 1;

@@ -228,7 +228,7 @@ impl Stepped {
         let in_flight = self.state.batch().expect("reading the state file");
         let context = &self.context;
         self.store
-            .write(|tx, owner| apply::apply_page(tx, owner, context, page, in_flight.as_ref(), usize::MAX))
+            .write(|tx, owner| apply::apply_page(tx, owner, context, page, in_flight.as_slice(), usize::MAX))
             .expect("applying a page")
     }
 

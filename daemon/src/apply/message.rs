@@ -10,6 +10,7 @@ use crate::identity::{self, Acked, MessageIdentity};
 use crate::key::{RowKey, Table};
 use crate::outbox;
 use crate::owner::{Found, LocalMessage};
+use crate::projects::excluded;
 use crate::quarantine;
 
 impl Applier<'_> {
@@ -52,6 +53,10 @@ impl Applier<'_> {
                     stamp: stamp.max(identity.acked.stamp),
                     ..pulled
                 };
+                if let Some(row_id) = identity.row_id {
+                    // The cloud has what stands here.
+                    excluded::forget(self.tx, &RowKey::message(row_id))?;
+                }
                 self.acknowledge_message(&identity, &origin, &acked)
             }
             (Decision::Hold, Some(identity)) => {
@@ -148,6 +153,7 @@ impl Applier<'_> {
         quarantine::lift_down(self.tx, Table::Messages, &origin_name(origin))?;
         // An entry belongs to a content, which stands here no more.
         quarantine::lift(self.tx, &RowKey::message(row_id))?;
+        excluded::forget(self.tx, &RowKey::message(row_id))?;
         outbox::requeue_parked(self.tx, self.owner, &RowKey::message(row_id))?;
         self.note_written(RowKey::message(row_id), identity.ident);
         Ok(())

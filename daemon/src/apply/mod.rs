@@ -47,14 +47,14 @@ pub enum ApplyError {
     Protocol(String),
 }
 
-/// Applies a page. `in_flight` is the batch that was persisted and may have arrived; `identities_max` bounds the
+/// Applies a page. `sent` are the batches that may have arrived under the next push_seq; `identities_max` bounds the
 /// outbox rows that get identities inside this transaction.
 pub fn apply_page(
     tx: &Connection,
     owner: &Owner,
     context: &Context,
     page: &PullPage,
-    in_flight: Option<&Batch>,
+    sent: &[Batch],
     identities_max: usize,
 ) -> Result<Applied, ApplyError> {
     let (epoch, cursor): (i64, i64) = (
@@ -62,7 +62,7 @@ pub fn apply_page(
         value(tx, "cursor")?.unwrap_or(0),
     );
     let push_seq: i64 = value(tx, "push_seq")?.unwrap_or(0);
-    let own_seq = in_flight.map_or(push_seq, |batch| batch.push_seq.max(push_seq));
+    let own_seq = sent.iter().map(|batch| batch.push_seq).fold(push_seq, i64::max);
     if page.device_push_seq > own_seq {
         return Ok(Applied::Parted(format!(
             "the server has push {} of this device, this file only {own_seq}",
@@ -85,7 +85,7 @@ pub fn apply_page(
     {
         return Ok(Applied::IdentitiesFirst);
     }
-    if let Some(reason) = foreign_stub(tx, page, in_flight)? {
+    if let Some(reason) = foreign_stub(tx, page, sent)? {
         return Ok(Applied::Parted(reason));
     }
     let mut applier = Applier::begin(tx, owner, context)?;
@@ -103,7 +103,7 @@ pub fn apply_page(
         applier.link(record, stamp(record.sync_cursor))?;
     }
     for stub in &page.own {
-        applier.stub(stub, stamp(Some(stub.sync_cursor())), in_flight)?;
+        applier.stub(stub, stamp(Some(stub.sync_cursor())), sent)?;
     }
     applier.drain_waiting()?;
     applier.finish()?;

@@ -1,7 +1,7 @@
 //! Stubs: what this device pushed itself comes back without its body. That proves receipt, also of a push whose answer
 //! was lost, and tells of another life of this file.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use coditect_shared::wire::{PullPage, Stub};
 use coditect_shared::{ContentHash, Stamp};
@@ -11,19 +11,20 @@ use super::ApplyError;
 use super::applier::Applier;
 use super::link::{link_identity, set_link_acked};
 use crate::identity::{self, Acked};
-use crate::key::Table;
+use crate::key::{RowKey, Table};
 use crate::outbox::Batch;
+use crate::projects::excluded;
 
 /// A stub of what this file can neither have sent nor had acknowledged tells that another life of it did.
 pub(super) fn foreign_stub(
     tx: &Connection,
     page: &PullPage,
-    in_flight: Option<&Batch>,
+    sent: &[Batch],
 ) -> rusqlite::Result<Option<String>> {
-    let sent: HashMap<(Table, i64), Option<ContentHash>> = in_flight
-        .into_iter()
+    let sent: HashSet<(Table, i64, Option<ContentHash>)> = sent
+        .iter()
         .flat_map(|batch| &batch.records)
-        .map(|sent| ((sent.key.table, sent.ident), sent.hash))
+        .map(|sent| (sent.key.table, sent.ident, sent.hash))
         .collect();
     for stub in &page.own {
         let (table, name, found, content_hash) = match stub {
@@ -57,7 +58,7 @@ pub(super) fn foreign_stub(
         };
         let is_known = acked.hash == Some(*content_hash)
             || stamp <= acked.stamp
-            || sent.get(&(table, ident)) == Some(&Some(*content_hash));
+            || sent.contains(&(table, ident, Some(*content_hash)));
         if !is_known {
             return Ok(Some(format!(
                 "this device is said to have pushed a version of {} {name} that this file never sent",
@@ -70,12 +71,7 @@ pub(super) fn foreign_stub(
 
 impl Applier<'_> {
     /// What this device pushed comes back as a stub: it proves receipt, also of a push whose answer was lost.
-    pub(super) fn stub(
-        &mut self,
-        stub: &Stub,
-        stamp: Stamp,
-        in_flight: Option<&Batch>,
-    ) -> Result<(), ApplyError> {
+    pub(super) fn stub(&mut self, stub: &Stub, stamp: Stamp, sent: &[Batch]) -> Result<(), ApplyError> {
         match stub {
             Stub::Message {
                 origin, content_hash, ..
@@ -86,12 +82,15 @@ impl Applier<'_> {
                 if stamp <= identity.acked.stamp && identity.acked.is_known() {
                     return Ok(());
                 }
-                let version = sent_version(in_flight, Table::Messages, identity.ident, *content_hash);
+                let version = sent_version(sent, Table::Messages, identity.ident, *content_hash);
                 let acked = Acked {
                     hash: Some(*content_hash),
                     version,
                     stamp: stamp.max(identity.acked.stamp),
                 };
+                if let Some(row_id) = identity.row_id {
+                    excluded::look_again(self.tx, &RowKey::message(row_id))?;
+                }
                 Ok(identity::set_message_acked(self.tx, identity.ident, &acked)?)
             }
             Stub::Task { id, content_hash, .. } => {
@@ -101,12 +100,13 @@ impl Applier<'_> {
                 if stamp <= identity.acked.stamp {
                     return Ok(());
                 }
-                let version = sent_version(in_flight, Table::TaskTracking, identity.ident, *content_hash);
+                let version = sent_version(sent, Table::TaskTracking, identity.ident, *content_hash);
                 let acked = Acked {
                     hash: Some(*content_hash),
                     version,
                     stamp,
                 };
+                excluded::look_again(self.tx, &RowKey::task(&identity.local_id))?;
                 Ok(identity::set_task_acked(self.tx, identity.ident, &acked)?)
             }
             Stub::Link {
@@ -129,14 +129,9 @@ impl Applier<'_> {
     }
 }
 
-fn sent_version(in_flight: Option<&Batch>, table: Table, ident: i64, hash: ContentHash) -> Option<i64> {
-    let sent = in_flight?
-        .records
-        .iter()
-        .find(|sent| sent.key.table == table && sent.ident == ident)?;
-    if sent.hash == Some(hash) {
-        sent.version
-    } else {
-        None
-    }
+fn sent_version(sent: &[Batch], table: Table, ident: i64, hash: ContentHash) -> Option<i64> {
+    let mut records = sent.iter().flat_map(|batch| &batch.records);
+    records
+        .find(|sent| sent.key.table == table && sent.ident == ident && sent.hash == Some(hash))?
+        .version
 }

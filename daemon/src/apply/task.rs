@@ -12,6 +12,7 @@ use crate::identity::{self, Acked, TaskIdentity};
 use crate::key::{RowKey, Table};
 use crate::outbox;
 use crate::owner::Found;
+use crate::projects::excluded;
 use crate::quarantine;
 use crate::rules::{Rule, holds};
 
@@ -73,6 +74,7 @@ impl Applier<'_> {
                     stamp: stamp.max(identity.acked.stamp),
                     ..pulled
                 };
+                excluded::forget(self.tx, &RowKey::task(&identity.local_id))?;
                 Ok(identity::set_task_acked(self.tx, identity.ident, &acked)?)
             }
             Decision::Hold => self.hold(Table::TaskTracking, identity.ident, record, stamp),
@@ -92,6 +94,7 @@ impl Applier<'_> {
         identity::set_task_acked(self.tx, identity.ident, &Acked { version, ..pulled })?;
         quarantine::lift_down(self.tx, Table::TaskTracking, &identity.cloud_id)?;
         quarantine::lift(self.tx, &RowKey::task(&identity.local_id))?;
+        excluded::forget(self.tx, &RowKey::task(&identity.local_id))?;
         outbox::requeue_parked(self.tx, self.owner, &RowKey::task(&identity.local_id))?;
         self.note_written(RowKey::task(&identity.local_id), identity.ident);
         Ok(())

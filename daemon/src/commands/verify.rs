@@ -30,6 +30,8 @@ struct Comparison {
     epoch: i64,
     cursor: i64,
     tables: Vec<Table>,
+    /// Rows of excluded projects, which stay here. That is equality, too.
+    excluded: u64,
     /// Why both sides are not equal although the tables are, or why they cannot be.
     reasons: Vec<String>,
 }
@@ -164,6 +166,7 @@ fn compare(local: &Local, cloud: &DigestAnswer) -> Comparison {
         epoch: cloud.epoch,
         cursor: cloud.cursor,
         tables,
+        excluded: local.excluded,
         reasons,
     }
 }
@@ -220,6 +223,13 @@ fn page(comparison: &Comparison) -> String {
                 table.differing.len() - BUCKETS_SHOWN_MAX
             ));
         }
+    }
+    if comparison.excluded > 0 {
+        text.push_str(&format!(
+            "{} of excluded projects {} only here\n",
+            counted(comparison.excluded, "row", "rows"),
+            if comparison.excluded == 1 { "is" } else { "are" }
+        ));
     }
     for reason in &comparison.reasons {
         text.push_str(reason);

@@ -5,6 +5,7 @@ use crate::apply::{self, ApplyError};
 use crate::identity::{self, Identified};
 use crate::key::{KeyPart, RawKey, RowKey, Table};
 use crate::owner::{Found, Owner, Unfit};
+use crate::projects::{self, Place, excluded};
 use crate::quarantine;
 use crate::rules::{Rule, holds};
 use crate::store::{set_value, value};
@@ -87,8 +88,8 @@ pub fn requeue_parked(tx: &Connection, owner: &Owner, end: &RowKey) -> rusqlite:
             || identity::task_of_row(tx, &task)?.is_some_and(|found| found.acked.is_known());
         if has_message
             && has_task
-            && !quarantine::holds_up(tx, &RowKey::message(message_id))?
-            && !quarantine::holds_up(tx, &RowKey::task(&task))?
+            && !stays_here(tx, &RowKey::message(message_id))?
+            && !stays_here(tx, &RowKey::task(&task))?
         {
             RowKey::link(&task, message_id).queue(tx, "scan")?;
             tx.prepare_cached("DELETE FROM sync_links_parked WHERE task_id IS ?1 AND message_id = ?2")?
@@ -96,6 +97,11 @@ pub fn requeue_parked(tx: &Connection, owner: &Owner, end: &RowKey) -> rusqlite:
         }
     }
     Ok(())
+}
+
+/// Set aside on its way up, whatever its content, or of an excluded project.
+fn stays_here(tx: &Connection, key: &RowKey) -> rusqlite::Result<bool> {
+    Ok(quarantine::holds_up(tx, key)? || excluded::holds(tx, key)?)
 }
 
 struct Builder<'a> {
@@ -132,17 +138,24 @@ impl Builder<'_> {
     ) -> Result<(), ApplyError> {
         match identity::identify_message(self.tx, self.owner, self.context.tenant, row_id)? {
             Identified::Gone(ident) => {
-                quarantine::lift(self.tx, key)?;
+                self.lift(key)?;
                 self.end_unsent(key, ident, covered)
             }
-            Identified::Unfit(unfit, ident) => self.set_aside(key, &unfit, ident, covered),
+            Identified::Unfit(unfit, ident) => match self.excluded_message(row_id)? {
+                Some(place) => self.exclude(key, &place, ident, covered),
+                None => self.set_aside(key, &unfit, ident, covered),
+            },
             Identified::Row(found) => {
                 let (identity, message) = *found;
                 if identity.acked.equals(message.hash, message.version) {
-                    quarantine::lift(self.tx, key)?;
+                    self.lift(key)?;
                     requeue_parked(self.tx, self.owner, key)?;
                     return self.end_unsent(key, Some(identity.ident), covered);
                 }
+                if let Some(place) = self.excluded_message(row_id)? {
+                    return self.exclude(key, &place, Some(identity.ident), covered);
+                }
+                excluded::forget(self.tx, key)?;
                 if quarantine::keeps(self.tx, key, &message.version.to_be_bytes())? {
                     return self.end_unsent(key, Some(identity.ident), covered);
                 }
@@ -186,22 +199,29 @@ impl Builder<'_> {
         let Some((identity, found)) =
             identity::identify_task(self.tx, self.owner, context.tenant, context.device, &local_id)?
         else {
-            quarantine::lift(self.tx, key)?;
+            self.lift(key)?;
             return self.end_unsent(key, None, covered);
         };
         match found {
             Found::Gone => {
-                quarantine::lift(self.tx, key)?;
+                self.lift(key)?;
                 self.end_unsent(key, Some(identity.ident), covered)
             }
-            Found::Unfit(unfit) => self.set_aside(key, &unfit, Some(identity.ident), covered),
+            Found::Unfit(unfit) => match self.excluded_task(&local_id)? {
+                Some(place) => self.exclude(key, &place, Some(identity.ident), covered),
+                None => self.set_aside(key, &unfit, Some(identity.ident), covered),
+            },
             Found::Row(task) => {
                 let version = task.version();
                 if identity.acked.equals(task.hash, version) {
-                    quarantine::lift(self.tx, key)?;
+                    self.lift(key)?;
                     requeue_parked(self.tx, self.owner, key)?;
                     return self.end_unsent(key, Some(identity.ident), covered);
                 }
+                if let Some(place) = self.excluded_task(&local_id)? {
+                    return self.exclude(key, &place, Some(identity.ident), covered);
+                }
+                excluded::forget(self.tx, key)?;
                 if quarantine::keeps(self.tx, key, &version.to_be_bytes())? {
                     return self.end_unsent(key, Some(identity.ident), covered);
                 }
@@ -238,6 +258,8 @@ impl Builder<'_> {
                     .execute([link])?;
             }
             let ident = link_of_rows(tx, &task_id, message_id)?;
+            tx.prepare_cached("DELETE FROM sync_links_parked WHERE task_id IS ?1 AND message_id = ?2")?
+                .execute(rusqlite::params![task_id, message_id])?;
             quarantine::lift(tx, key)?;
             return self.end_unsent(key, ident, covered);
         };
@@ -285,7 +307,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Both ends of a link that may be sent: here or acknowledged, and not in quarantine.
+    /// Both ends of a link that may be sent: here or acknowledged, neither in quarantine nor of an excluded project.
     fn ends_of_link(
         &self,
         task_id: &Value,
@@ -294,6 +316,8 @@ impl Builder<'_> {
         let (tx, owner, context) = (self.tx, self.owner, self.context);
         if quarantine::holds_up(tx, &RowKey::message(message_id))?
             || quarantine::holds_up(tx, &RowKey::task(task_id))?
+            || self.excluded_message(message_id)?.is_some()
+            || self.excluded_task(task_id)?.is_some()
         {
             return Ok(None);
         }
@@ -323,6 +347,44 @@ impl Builder<'_> {
         i64::try_from(self.records.len()).expect("a batch is far smaller")
     }
 
+    /// Session and project of a message that must not leave the machine.
+    fn excluded_message(&self, row_id: i64) -> rusqlite::Result<Option<(String, Place)>> {
+        let filter = &self.context.policy.projects;
+        if filter.includes_all() {
+            return Ok(None);
+        }
+        let judged = projects::judged_message(self.tx, self.owner, row_id)?;
+        Ok(judged.filter(|(_, place)| filter.excludes(place)))
+    }
+
+    fn excluded_task(&self, local_id: &Value) -> rusqlite::Result<Option<(String, Place)>> {
+        let filter = &self.context.policy.projects;
+        if filter.includes_all() {
+            return Ok(None);
+        }
+        let judged = projects::judged_task(self.tx, self.owner, local_id)?;
+        Ok(judged.filter(|(_, place)| filter.excludes(place)))
+    }
+
+    /// The row stays here until its project is included. Its identity stands, as that of a refused row does.
+    fn exclude(
+        &mut self,
+        key: &RowKey,
+        (session, place): &(String, Place),
+        ident: Option<i64>,
+        covered: i64,
+    ) -> Result<(), ApplyError> {
+        quarantine::lift(self.tx, key)?;
+        excluded::set_aside(self.tx, key, session, place, &self.context.now)?;
+        self.end_unsent(key, ident, covered)
+    }
+
+    /// Nothing of the row is kept back any more.
+    fn lift(&self, key: &RowKey) -> rusqlite::Result<()> {
+        quarantine::lift(self.tx, key)?;
+        excluded::forget(self.tx, key)
+    }
+
     /// The local change has ended without being sent.
     fn end_unsent(&mut self, key: &RowKey, ident: Option<i64>, covered: i64) -> Result<(), ApplyError> {
         self.ended += 1;
@@ -340,6 +402,7 @@ impl Builder<'_> {
         ident: Option<i64>,
         covered: i64,
     ) -> Result<(), ApplyError> {
+        excluded::forget(self.tx, key)?;
         if !quarantine::keeps(self.tx, key, unfit.fingerprint.as_bytes())? {
             let refused = quarantine::Refused {
                 code: unfit.refusal.code,

@@ -12,10 +12,13 @@ use coditect_shared::hash::sha256;
 use coditect_shared::wire::PushRequest;
 use coditect_shared::{ContentHash, DeviceId, TenantId};
 use rusqlite::Connection;
+use rusqlite::types::Value;
 use serde::{Deserialize, Serialize};
 
-use crate::key::RowKey;
+use crate::key::{KeyPart, RowKey, Table};
+use crate::owner::Owner;
 use crate::policy::Policy;
+use crate::projects::{self, ProjectFilter};
 
 pub use build::{Built, build, requeue_parked};
 pub use settle::{Settled, defer, give_up, settle};
@@ -100,6 +103,35 @@ pub fn with_epoch(batch: &Batch, epoch: i64) -> Result<Batch, serde_json::Error>
         body,
         ..batch.clone()
     })
+}
+
+/// Whether a batch holds rows of a project that must not leave the machine.
+pub fn has_excluded(
+    conn: &Connection,
+    owner: &Owner,
+    filter: &ProjectFilter,
+    batch: &Batch,
+) -> rusqlite::Result<bool> {
+    if filter.includes_all() {
+        return Ok(false);
+    }
+    for sent in &batch.records {
+        let (key, key2) = (&sent.key.key, &sent.key.key2);
+        let task = || projects::of_task(conn, owner, &Value::from(key.clone()));
+        let places = match (sent.key.table, key, key2) {
+            (Table::Messages, KeyPart::Int(row_id), _) => [projects::of_message(conn, owner, *row_id)?, None],
+            (Table::Messages, _, _) => [None, None],
+            (Table::TaskTracking, _, _) => [task()?, None],
+            (Table::TaskMessages, _, KeyPart::Int(row_id)) => {
+                [task()?, projects::of_message(conn, owner, *row_id)?]
+            }
+            (Table::TaskMessages, _, _) => [task()?, None],
+        };
+        if places.iter().flatten().any(|place| filter.excludes(place)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Outbox entries, counted up to a bound; the oldest and the newest of them, 0 for none.

@@ -5,6 +5,7 @@ use crate::apply::{self, ApplyError};
 use crate::identity::{self, Acked};
 use crate::key::Table;
 use crate::owner::Owner;
+use crate::projects::excluded;
 use crate::quarantine;
 use crate::rules::{Rule, holds};
 use crate::store::set_value;
@@ -160,6 +161,8 @@ fn acknowledge(tx: &Connection, sent: &Sent, stamp: Stamp) -> rusqlite::Result<(
         }
         Table::TaskMessages => apply::set_link_acked(tx, sent.ident, sent.version, stamp)?,
     }
+    // Sent before its project was excluded: there may be nothing to keep back.
+    excluded::look_again(tx, &sent.key)?;
     quarantine::lift(tx, &sent.key)
 }
 

@@ -9,8 +9,11 @@
 pub mod excluded;
 mod filter;
 mod place;
+mod rejudge;
 mod session;
 
 pub use filter::{BadPattern, ProjectFilter, Standing, check_pattern};
 pub use place::{NONE, Place};
-pub use session::{judged_message, judged_task, note_sessions, of_message, of_session, of_sessions, of_task};
+pub use rejudge::{Rejudge, is_due, step};
+pub use session::{judged_message, judged_task, of_message, of_session, of_sessions, of_task};
+use session::{note_sessions, note_tasks};

@@ -107,7 +107,7 @@ pub fn judged_task(
 }
 
 /// Notes the sessions of the next messages above `after`, at most `limit`. Gives where to go on; None at the end.
-pub fn note_sessions(
+pub(super) fn note_sessions(
     tx: &Connection,
     owner: &Owner,
     after: i64,
@@ -135,6 +135,22 @@ pub fn note_sessions(
         note(tx, session, own)?;
     }
     Ok(last)
+}
+
+/// Notes the sessions of all tasks: there are few.
+pub(super) fn note_tasks(tx: &Connection, owner: &Owner) -> rusqlite::Result<()> {
+    let mut found: Vec<(String, Place)> = Vec::new();
+    {
+        let mut statement = tx.prepare_cached(&select_tasks(owner))?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            found.push((session_of(row.get_ref(0)?), own_of_task(row)?));
+        }
+    }
+    for (session, own) in found {
+        note(tx, session, own)?;
+    }
+    Ok(())
 }
 
 /// Notes what a row tells of its session, and gives the place of the row.

@@ -16,6 +16,7 @@ use crate::identity;
 use crate::outbox::{self, Batch, BatchLimits, Context, Settled};
 use crate::owner::ShapeError;
 use crate::policy::Policy;
+use crate::projects::{self, Rejudge};
 use crate::quarantine::{self, Refused};
 use crate::state::State;
 use crate::status::{self, Capture, QUARANTINE_NOTES_MAX, QuarantineNote};
@@ -25,7 +26,7 @@ use crate::sync::{Outcome, Trouble, View};
 /// Outbox rows that get identities in one transaction.
 const IDENTIFY_ROWS: usize = 500;
 
-/// Parts of the backfill in one hop; each is a transaction of its own.
+/// Parts of the backfill, or of judging projects anew, in one hop; each is a transaction of its own.
 const BACKFILL_STEPS: usize = 8;
 
 /// How long the write lock is held to build a batch, and how many records it has at least: a program that writes with
@@ -45,6 +46,7 @@ pub(super) struct Files {
     identity: (u64, u64),
     hardware_id: String,
     policy: Arc<Policy>,
+    rejudge: Rejudge,
     capture: CaptureHealth,
     /// Records of a batch, by the time that the last ones took.
     batch_rows: usize,
@@ -60,6 +62,8 @@ pub(super) struct Facts {
     pub quarantined: u64,
     /// Of these, rows of this file that did not get into the cloud.
     pub refused: u64,
+    /// Rows of excluded projects that are only here.
+    pub excluded: u64,
     pub links_parked: u64,
     pub links_waiting: u64,
     pub notes: Vec<QuarantineNote>,
@@ -70,6 +74,8 @@ pub(super) struct Facts {
 pub(super) struct Ready {
     pub batch: Batch,
     pub zstd_body: Vec<u8>,
+    /// Under which all of it may leave.
+    pub policy: Arc<Policy>,
 }
 
 impl Files {
@@ -85,6 +91,7 @@ impl Files {
             identity,
             hardware_id,
             policy,
+            rejudge: Rejudge::default(),
             capture,
             batch_rows: BATCH_ROWS,
         })
@@ -101,6 +108,17 @@ impl Files {
 
     pub(super) fn device_id(&self) -> anyhow::Result<coditect_shared::DeviceId> {
         Ok(self.store.device_id()?)
+    }
+
+    /// Other settings hold from here on. What they include is sent again, by `backfill`; until that is done, nothing is.
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "a step on the files, as the loop does them"
+    )]
+    pub(super) fn set_policy(&mut self, policy: Arc<Policy>) -> anyhow::Result<()> {
+        self.policy = policy;
+        self.rejudge = Rejudge::default();
+        Ok(())
     }
 
     pub(super) fn is_paused(&self) -> bool {
@@ -141,6 +159,7 @@ impl Files {
     }
 
     pub(super) fn backfill(&mut self) -> anyhow::Result<Outcome> {
+        self.judge_anew()?;
         for _ in 0..BACKFILL_STEPS {
             if self.store.write(|tx, owner| capture::backfill_step(tx, owner))? {
                 break;
@@ -184,8 +203,11 @@ impl Files {
         Ok(Outcome::Built(self.view()?))
     }
 
-    /// The batch in flight as it goes over the wire; None if there is none.
+    /// The batch in flight as it goes over the wire; None if there is none, or if it has to be judged anew first.
     pub(super) fn ready(&mut self) -> anyhow::Result<Option<Ready>> {
+        if projects::is_due(self.store.conn(), &self.policy.projects)? {
+            return Ok(None);
+        }
         let Some(mut batch) = self.state.batch()? else {
             return Ok(None);
         };
@@ -196,7 +218,11 @@ impl Files {
             self.state.put_batch(&batch).context("persisting a batch")?;
         }
         let zstd_body = zstd::encode_all(batch.body.as_slice(), ZSTD_LEVEL).context("compressing a batch")?;
-        Ok(Some(Ready { batch, zstd_body }))
+        Ok(Some(Ready {
+            batch,
+            zstd_body,
+            policy: self.policy.clone(),
+        }))
     }
 
     pub(super) fn settle(
@@ -287,7 +313,10 @@ impl Files {
         let conn = self.store.conn();
         let (epoch, cursor): (Option<i64>, Option<i64>) =
             (store::value(conn, "epoch")?, store::value(conn, "cursor")?);
-        let push_seq: i64 = store::value(conn, "push_seq")?.unwrap_or(0);
+        let own_seq: i64 = match self.sent()?.first() {
+            Some(batch) => batch.push_seq,
+            None => store::value(conn, "push_seq")?.unwrap_or(0),
+        };
         let is_empty = page.messages.is_empty()
             && page.tasks.is_empty()
             && page.task_messages.is_empty()
@@ -295,7 +324,7 @@ impl Files {
         let is_known = !page.has_more
             && (epoch, cursor) == (Some(page.epoch), Some(page.cursor))
             && store::value::<String>(conn, "mark")? == page.mark
-            && page.device_push_seq <= push_seq
+            && page.device_push_seq <= own_seq
             && store::value::<i64>(conn, "recovering")?.is_none();
         Ok(!(is_empty && is_known))
     }
@@ -306,12 +335,12 @@ impl Files {
         all_identities: bool,
     ) -> anyhow::Result<(Outcome, usize)> {
         let context = self.context_of_binding()?;
-        let in_flight = self.state.batch()?;
+        let sent = self.sent()?;
         let identities_max = if all_identities { usize::MAX } else { IDENTIFY_ROWS };
         let begun = Instant::now();
-        let applied = self.store.write(|tx, owner| {
-            apply::apply_page(tx, owner, &context, page, in_flight.as_ref(), identities_max)
-        })?;
+        let applied = self
+            .store
+            .write(|tx, owner| apply::apply_page(tx, owner, &context, page, &sent, identities_max))?;
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         Ok(match applied {
             Applied::Page { rows } => (
@@ -366,6 +395,7 @@ impl Files {
             oldest_queued_at,
             quarantined,
             refused,
+            excluded: count("SELECT count(*) FROM sync_excluded")?,
             links_parked: count("SELECT count(*) FROM sync_links_parked")?,
             links_waiting: count("SELECT count(*) FROM sync_links_waiting")?,
             notes: notes
@@ -392,13 +422,57 @@ impl Files {
             newest_seq,
             oldest_seq,
             held: held.unsigned_abs(),
-            backfilling: capture::backfill_pending(conn)?,
+            backfilling: capture::backfill_pending(conn)? || projects::is_due(conn, &self.policy.projects)?,
             capture_ok: self.capture == CaptureHealth::Ok,
             recovering: store::value::<i64>(conn, "recovering")?.is_some(),
             epoch: store::value(conn, "epoch")?.unwrap_or(0),
             cursor: store::value(conn, "cursor")?.unwrap_or(0),
             in_flight: self.state.batch()?.map_or(0, |batch| batch.records.len()),
         })
+    }
+
+    /// Goes on with judging the file by other settings than it was last judged by.
+    fn judge_anew(&mut self) -> anyhow::Result<()> {
+        let policy = self.policy.clone();
+        for _ in 0..BACKFILL_STEPS {
+            if !projects::is_due(self.store.conn(), &policy.projects)? {
+                break;
+            }
+            if self.rejudge.knows_sessions() {
+                self.retire_excluded()?;
+            }
+            let at = self.rejudge;
+            self.rejudge = self
+                .store
+                .write(|tx, owner| projects::step(tx, owner, &policy.projects, at))?;
+        }
+        Ok(())
+    }
+
+    /// A batch with rows of a project that is excluded by now must not leave. Its rows are still in the outbox, to be
+    /// judged there; it stays as a variant of its push_seq, since it may have arrived.
+    fn retire_excluded(&mut self) -> anyhow::Result<()> {
+        let Some(batch) = self.state.batch()? else {
+            return Ok(());
+        };
+        let (conn, owner) = (self.store.conn(), self.store.owner());
+        if outbox::has_excluded(conn, owner, &self.policy.projects, &batch)? {
+            tracing::info!(
+                push_seq = batch.push_seq,
+                "a batch with rows of an excluded project is not sent; the others go in another one"
+            );
+            self.state.retire_batch()?;
+        }
+        Ok(())
+    }
+
+    /// All batches that may have arrived under the next push_seq.
+    fn sent(&self) -> anyhow::Result<Vec<Batch>> {
+        let next: i64 = store::value::<i64>(self.store.conn(), "push_seq")?.unwrap_or(0) + 1;
+        let device = self.store.device_id()?;
+        let mut sent = self.state.sent()?;
+        sent.retain(|batch| batch.device == device && batch.push_seq == next);
+        Ok(sent)
     }
 
     /// Lost triggers are made again; what was written without them is looked for among all rows.

@@ -188,6 +188,7 @@ impl Daemon {
             Control::Pause => self.pause(true).await,
             Control::Resume => self.pause(false).await,
             Control::Reload => {
+                self.reload_policy().await;
                 self.client = None;
                 self.reload().await;
             }
@@ -273,7 +274,8 @@ impl Daemon {
     }
 
     async fn push(&mut self) -> anyhow::Result<Outcome> {
-        let ready = match self.ready.take() {
+        let usable = |ready: &Ready| Arc::ptr_eq(&ready.policy, &self.policy);
+        let ready = match self.ready.take().filter(usable) {
             Some(ready) => ready,
             None => match self.on_files(Files::ready).await? {
                 Some(ready) => ready,
@@ -395,6 +397,33 @@ impl Daemon {
             self.totals.last_pull = Some(status::now());
         }
         Ok(outcome)
+    }
+
+    /// Reads config.toml anew, as far as it says what may leave the machine. A file that is no good changes nothing.
+    async fn reload_policy(&mut self) {
+        let path = self.paths.config.clone();
+        let read = blocking(move || Policy::new(&Config::load(&path)?).map_err(anyhow::Error::msg)).await;
+        match read {
+            Ok(policy) => self.set_policy(Arc::new(policy)).await,
+            Err(error) => {
+                tracing::warn!(
+                    error = files::told_once(&error),
+                    "config.toml is not taken; the former settings hold"
+                );
+            }
+        }
+    }
+
+    /// What may leave the machine, from the next step on.
+    async fn set_policy(&mut self, policy: Arc<Policy>) {
+        self.policy = policy.clone();
+        if self.files.is_some()
+            && let Err(error) = self.on_files(move |files| files.set_policy(policy)).await
+        {
+            tracing::warn!(%error, "opening context.db anew");
+            self.files = None;
+        }
+        self.core.hint(self.now(), Hint::File);
     }
 
     /// Reads anew who is logged in, and follows that account's events.

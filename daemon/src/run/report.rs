@@ -65,6 +65,7 @@ pub(super) fn report(sources: Sources<'_>, before: &Status, now: Timestamp, now_
             oldest_age_ms: facts.map_or(0, |facts| age_ms(facts, now)),
             quarantined: facts.map_or(0, |facts| facts.quarantined),
             held: view.held,
+            excluded: facts.map_or(0, |facts| facts.excluded),
             links_parked: facts.map_or(0, |facts| facts.links_parked),
             links_waiting: facts.map_or(0, |facts| facts.links_waiting),
         },

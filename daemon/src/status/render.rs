@@ -14,8 +14,8 @@ const LABEL_WIDTH: usize = 9;
 const TEXT_INDENT: usize = 2 + LABEL_WIDTH + 1;
 
 /// In the order of the page. A section without anything to tell has no lines.
-const SECTIONS: [Section; 10] = [
-    account, credential, file, sent, received, waiting, held, refused, error, next,
+const SECTIONS: [Section; 11] = [
+    account, credential, file, sent, received, waiting, held, excluded, refused, error, next,
 ];
 
 type Section = fn(&Status, Timestamp) -> Vec<Line>;
@@ -138,20 +138,22 @@ fn title(status: &Status, now: Timestamp) -> Line {
         .unsafe_reason
         .as_deref()
         .unwrap_or("not everything written here is in the cloud");
+    let everything = match status.outbox.excluded {
+        0 => "everything written here is in the cloud",
+        _ => "all but excluded projects is in the cloud",
+    };
     let (paint, verdict) = match (status.safe_to_power_off, status.state) {
         (true, _) if status.outbox.quarantined > 0 => (
             Paint::Warning,
             "safe: everything written here is in the cloud, but rows from elsewhere were refused here"
                 .to_owned(),
         ),
-        (true, State::InSync | State::Syncing | State::Starting) => (
-            Paint::Good,
-            "safe: everything written here is in the cloud".to_owned(),
-        ),
-        (true, State::NeedsLogin | State::Offline | State::Paused | State::ReadOnly | State::Blocked) => (
-            Paint::Warning,
-            "safe so far: everything written here is in the cloud".to_owned(),
-        ),
+        (true, State::InSync | State::Syncing | State::Starting) => {
+            (Paint::Good, format!("safe: {everything}"))
+        }
+        (true, State::NeedsLogin | State::Offline | State::Paused | State::ReadOnly | State::Blocked) => {
+            (Paint::Warning, format!("safe so far: {everything}"))
+        }
         (false, State::Starting | State::Syncing) => (Paint::Warning, format!("not safe yet: {reason}")),
         (false, _) => (Paint::Bad, format!("not safe: {reason}")),
     };
@@ -273,6 +275,17 @@ fn held(status: &Status, _: Timestamp) -> Vec<Line> {
     let rows = counted(status.outbox.held, "row", "rows");
     let text = format!("{rows} from elsewhere, until your own change of the same row is settled");
     vec![Line::new("held", text).paint(Paint::Warning)]
+}
+
+fn excluded(status: &Status, _: Timestamp) -> Vec<Line> {
+    if status.outbox.excluded == 0 {
+        return Vec::new();
+    }
+    let rows = counted(status.outbox.excluded, "row", "rows");
+    vec![Line::new(
+        "private",
+        format!("{rows} of excluded projects, only here (coditect-sync projects list)"),
+    )]
 }
 
 fn refused(status: &Status, _: Timestamp) -> Vec<Line> {

@@ -160,7 +160,7 @@ impl Desk {
     pub(crate) fn apply(&mut self, page: &PullPage) -> Applied {
         let context = &self.context;
         self.store
-            .write(|tx, owner| apply::apply_page(tx, owner, context, page, None, usize::MAX))
+            .write(|tx, owner| apply::apply_page(tx, owner, context, page, &[], usize::MAX))
             .unwrap()
     }
 

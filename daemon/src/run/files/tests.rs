@@ -19,6 +19,7 @@ struct Desk {
     folder: TempDir,
     owner: Connection,
     files: Files,
+    policy: Arc<Policy>,
     core: Core,
     now: u64,
     cloud: Cloud,
@@ -115,6 +116,7 @@ impl Desk {
         Desk {
             owner,
             files,
+            policy: Arc::default(),
             folder,
             core: Core::new(1, true, false),
             now: 0,
@@ -130,7 +132,7 @@ impl Desk {
         self.files = Files::open(
             &folder.join("context.db"),
             &folder.join("state.db"),
-            Arc::default(),
+            self.policy.clone(),
         )
         .unwrap();
         self.core = Core::new(self.now, true, false);
@@ -162,7 +164,10 @@ impl Desk {
                 bytes: 1 << 20,
             }),
             Step::Push => {
-                let ready = self.files.ready().unwrap().expect("a batch is in flight");
+                let Some(ready) = self.files.ready().unwrap() else {
+                    return self.files.look().unwrap();
+                };
+                self.assert_consent(&ready.batch);
                 let pushed = self.cloud.push(&ready.batch);
                 if answer_is_lost {
                     return unreachable();
@@ -205,6 +210,31 @@ impl Desk {
             Step::GiveUp { .. } | Step::TakeNewDeviceId { .. } => panic!("nothing is ill here: {step:?}"),
         };
         result.unwrap_or_else(|error| panic!("{step:?}: {error:#}"))
+    }
+
+    /// Other settings hold from here on.
+    fn exclude(&mut self, exclude: &[&str]) {
+        let mut config = crate::config::Config::default();
+        config.projects.exclude = exclude.iter().map(|text| (*text).to_owned()).collect();
+        self.policy = Arc::new(Policy::new(&config).unwrap());
+        self.files.set_policy(self.policy.clone()).unwrap();
+        self.core.hint(self.now, Hint::File);
+    }
+
+    /// Nothing leaves of a project that is excluded at that moment. Sessions are called by their projects here.
+    fn assert_consent(&self, batch: &Batch) {
+        let request: PushRequest = serde_json::from_slice(&batch.body).unwrap();
+        for message in &request.messages {
+            assert!(self.is_included(&message.session_id), "it left: {message:?}");
+        }
+    }
+
+    fn is_included(&self, project: &str) -> bool {
+        let place = projects::Place {
+            project: Some(project.to_owned()),
+            ..projects::Place::default()
+        };
+        !self.policy.projects.excludes(&place)
     }
 
     /// Takes one step, or waits for the next; dies in the middle of what has two transactions if it is to.
@@ -291,6 +321,8 @@ enum Event {
     DieInside,
     /// The batch in flight is divided, or steps behind, as if the server did not take it.
     Divide,
+    /// The user excludes these of the two projects.
+    Exclude(u8),
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -302,6 +334,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => Just(Event::Kill),
         2 => Just(Event::DieInside),
         1 => Just(Event::Divide),
+        2 => (0..3_u8).prop_map(Event::Exclude),
     ]
 }
 
@@ -314,12 +347,14 @@ proptest! {
     ) {
         let mut desk = Desk::new();
         let device = desk.files.device_id().unwrap();
+        let projects = ["open", "secret"];
         for event in &events {
             match event {
                 Event::Say(text) => {
                     desk.owner.execute(
-                        "INSERT INTO messages (session_id, role, content, hash) VALUES ('s', 'user', ?1, hex(randomblob(9)))",
-                        [format!("text {text}")],
+                        r#"INSERT INTO messages (session_id, role, content, hash, agent_context)
+                           VALUES (?2, 'user', ?1, hex(randomblob(9)), '{"project":"' || ?2 || '"}')"#,
+                        [format!("text {text}"), projects[usize::from(text % 2)].to_owned()],
                     ).unwrap();
                     desk.core.hint(desk.now, Hint::File);
                 }
@@ -332,6 +367,11 @@ proptest! {
                 Event::Turns(turns) => (0..*turns).for_each(|_| desk.turn(false, false)),
                 Event::LoseAnAnswer => desk.turn(false, true),
                 Event::Kill => desk.kill(),
+                Event::Exclude(which) => desk.exclude(match which {
+                    0 => &[],
+                    1 => &["secret"],
+                    _ => &["open", "secret"],
+                }),
                 Event::DieInside => desk.turn(true, false),
                 Event::Divide => {
                     if let Some(batch) = desk.files.state.batch().unwrap() {
@@ -351,7 +391,12 @@ proptest! {
         prop_assert_eq!(desk.files.device_id().unwrap(), device, "nothing parted");
         prop_assert_eq!(desk.count("sync_queue"), 0);
         prop_assert_eq!(desk.count("sync_quarantine"), 0);
-        prop_assert_eq!(desk.count("messages"), i64::try_from(desk.cloud.rows.len()).unwrap());
+        let excluded = desk.files.facts().unwrap().excluded;
+        if projects.iter().all(|project| desk.is_included(project)) {
+            prop_assert_eq!(desk.count("messages"), i64::try_from(desk.cloud.rows.len()).unwrap());
+            prop_assert_eq!(excluded, 0);
+        }
+        let mut kept_back = 0;
         let mut statement = desk.owner.prepare(
             "SELECT s.session_id, s.origin_hash, s.origin_occurrence, m.content FROM messages m JOIN sync_messages s ON s.row_id = m.id",
         ).unwrap();
@@ -362,9 +407,15 @@ proptest! {
                 content_hash: ContentHash::from_bytes(row.get(1).unwrap()),
                 occurrence: row.get(2).unwrap(),
             };
-            let here = message_hash(TENANT, "s", &row.get::<_, String>(3).unwrap());
-            prop_assert_eq!(desk.cloud.rows.get(&origin).map(|(hash, _)| *hash), Some(here));
+            let here = message_hash(TENANT, &origin.session_id, &row.get::<_, String>(3).unwrap());
+            let there = desk.cloud.rows.get(&origin).map(|(hash, _)| *hash);
+            if desk.is_included(&origin.session_id) || there == Some(here) {
+                prop_assert_eq!(there, Some(here));
+            } else {
+                kept_back += 1;
+            }
         }
+        prop_assert_eq!(excluded, kept_back, "what differs from the cloud is kept back, and nothing else");
     }
 }
 

@@ -187,3 +187,18 @@ fn the_json_is_the_contracts() {
     assert!(json["last_error"].is_null());
     assert_eq!(serde_json::from_value::<Status>(json).unwrap(), in_sync());
 }
+
+#[test]
+fn rows_of_excluded_projects_are_named_and_the_rest_is_safe() {
+    let mut status = in_sync();
+    status.outbox.excluded = 3;
+    let text = shown(&status, at(1));
+    assert!(
+        text.starts_with("safe: all but excluded projects is in the cloud"),
+        "{text}"
+    );
+    assert!(
+        text.contains("  private   3 rows of excluded projects, only here"),
+        "{text}"
+    );
+}
