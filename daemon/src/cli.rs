@@ -69,6 +69,26 @@ Examples:
   coditect-sync show 0a1b2c3d --full
   coditect-sync show 0a1b2c3d --json | jq -r '.messages[] | select(.role == \"user\").content'";
 
+const REDACTION_NOTES: &str = "\
+Secrets in messages and tasks are replaced by [REDACTED:kind] when they are sent; context.db keeps its text. What is
+pulled from other machines never replaces a local text by its redacted form. Rules changed later send nothing again.
+
+In config.toml:
+  [redaction]
+  enabled = true                   # the default
+  allow = ['^test-']               # findings that match are no secrets
+  [[redaction.rule]]
+  kind = \"acme-badge\"              # becomes [REDACTED:acme-badge]
+  pattern = 'badge (?<secret>[0-9]{6})'";
+
+const REDACTION_EXAMPLES: &str = "\
+Of each finding the first characters and the length are shown, never the whole secret. Exit code 0, findings or not.
+
+Examples:
+  coditect-sync redaction test ~/.claude/projects/-home-me-work/3f2a.jsonl
+  git diff | coditect-sync redaction test -
+  coditect-sync redaction test --json notes.txt";
+
 /// Keeps the sessions and task lists of your AI coding tools the same on all your machines.
 ///
 /// Other programs write context.db; the daemon (`run`) notices every change, sends it to your server and brings what
@@ -126,6 +146,9 @@ pub enum Command {
     /// Look at rows that were refused, or try them again
     #[command(subcommand)]
     Quarantine(Quarantine),
+    /// See what is taken out of texts before they leave the machine
+    #[command(subcommand)]
+    Redaction(Redaction),
     /// Prove that this file and the cloud hold the same, table by table
     Verify(Json),
     /// Look for what is wrong, and say how to mend it
@@ -293,6 +316,26 @@ pub struct QuarantineRetry {
     #[arg(value_name = "ID")]
     pub ids: Vec<i64>,
     /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = REDACTION_NOTES)]
+pub enum Redaction {
+    /// Show what would be redacted in a text, without the secrets themselves
+    Test(RedactionTest),
+    /// Show what is looked for: each kind, and what it is
+    List(Json),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = REDACTION_EXAMPLES)]
+pub struct RedactionTest {
+    /// A text or a transcript (.jsonl); `-` is standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Print the findings as JSON
     #[arg(long)]
     pub json: bool,
 }

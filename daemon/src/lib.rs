@@ -34,6 +34,7 @@ pub mod doctor;
 pub mod output;
 pub mod paths;
 pub mod policy;
+pub mod redaction;
 pub mod screen;
 pub mod socket;
 pub mod status;

@@ -3,11 +3,13 @@
 
 use crate::config::Config;
 use crate::projects::ProjectFilter;
+use crate::redaction::Redactor;
 
 /// Shared by all that reads rows in order to send or to compare them.
 #[derive(Debug, Default)]
 pub struct Policy {
     pub projects: ProjectFilter,
+    pub redactor: Redactor,
 }
 
 impl Policy {
@@ -17,6 +19,7 @@ impl Policy {
         Ok(Policy {
             projects: ProjectFilter::new(&config.projects, home.as_deref())
                 .map_err(|error| error.to_string())?,
+            redactor: Redactor::new(&config.redaction)?,
         })
     }
 }

@@ -8,6 +8,7 @@ mod logout;
 mod paths;
 mod pause;
 mod quarantine;
+mod redaction;
 mod run;
 mod sessions;
 mod show;
@@ -40,6 +41,7 @@ pub(crate) fn run(command: Command, setup: Setup) -> Result<(), Fault> {
         Command::Tasks(args) => tasks::run(args, &setup),
         Command::Show(args) => show::run(&args, &setup),
         Command::Quarantine(args) => quarantine::run(&args, &setup),
+        Command::Redaction(args) => redaction::run(&args, &setup),
         Command::Verify(args) => block_on(verify::run(args.json, &setup)),
         Command::Doctor(args) => block_on(doctor::run(args.json, &setup)),
         Command::Paths(args) => paths::run(args.json, &setup),
