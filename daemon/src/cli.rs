@@ -9,7 +9,8 @@ use url::Url;
 
 use crate::browse::{DeviceFilter, ProjectGlob, Since, SyncState};
 use crate::commands;
-use crate::config::Config;
+use crate::config::{Config, ConfigError, Given, Overrides};
+use crate::logging;
 use crate::output::{Fault, remark};
 use crate::paths::{Paths, Platform};
 
@@ -89,6 +90,12 @@ Examples:
   git diff | coditect-sync redaction test -
   coditect-sync redaction test --json notes.txt";
 
+const CONFIG_SET_EXAMPLES: &str = "\
+Examples:
+  coditect-sync config set ingest.claude_projects true
+  coditect-sync config set projects.exclude 'private-*,acme/*'
+  coditect-sync config set log.level debug";
+
 /// Keeps the sessions and task lists of your AI coding tools the same on all your machines.
 ///
 /// Other programs write context.db; the daemon (`run`) notices every change, sends it to your server and brings what
@@ -117,6 +124,9 @@ pub struct Place {
     /// The file to keep in sync [env: CODITECT_CONTEXT_DB; default: config.toml's, else context.db in the data folder]
     #[arg(long, global = true, value_name = "FILE")]
     pub context_db: Option<PathBuf>,
+    /// A setting for this time, over config.toml and environment, such as ingest.claude_projects=true
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -155,6 +165,39 @@ pub enum Command {
     Doctor(Json),
     /// Print where all files are
     Paths(Json),
+    /// Look at the settings, check config.toml, or change it
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the file that documents every key with its default
+    Default,
+    /// Show what holds, and whether that is the default or comes from file, environment or command line
+    Show(Json),
+    /// Read config.toml, or another file, and say what is wrong in it
+    Check(ConfigCheck),
+    /// Write a key into config.toml and leave the rest of it as it is
+    Set(ConfigSet),
+}
+
+#[derive(Debug, Args)]
+pub struct ConfigCheck {
+    /// The file [default: config.toml of this workstation]
+    pub file: Option<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = CONFIG_SET_EXAMPLES)]
+pub struct ConfigSet {
+    /// Such as ingest.claude_projects; `config show` lists all
+    pub key: String,
+    /// As in the file; quotes may be left out, and a list may be given with commas
+    pub value: String,
 }
 
 #[derive(Debug, Args)]
@@ -345,6 +388,8 @@ pub struct RedactionTest {
 pub struct Setup {
     pub paths: Paths,
     pub config: Config,
+    /// What the environment and the command line say, for when config.toml is read anew.
+    pub overrides: Overrides,
 }
 
 impl Setup {
@@ -357,8 +402,10 @@ impl Setup {
 /// Runs the program named by the process's arguments.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_logging(&cli.command);
-    match set_up(&cli.place).and_then(|setup| commands::run(cli.command, setup)) {
+    // A daemon tells its life; a command only what goes wrong.
+    let is_daemon = matches!(cli.command, Command::Run);
+    logging::start(if is_daemon { "info" } else { "warn" });
+    match execute(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Fault::OutputClosed) => ExitCode::SUCCESS,
         Err(fault) => {
@@ -368,45 +415,50 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn execute(cli: Cli) -> Result<(), Fault> {
+    // What mends a wrong configuration must not need a right one.
+    if let Command::Config(command) = cli.command {
+        return commands::config(command, &cli.place);
+    }
+    commands::run(cli.command, set_up(&cli.place)?)
+}
+
 fn set_up(place: &Place) -> Result<Setup, Fault> {
-    let failed =
-        |error: std::io::Error| Fault::Failed(anyhow::Error::new(error).context("finding the folders"));
-    let home = place.home.clone().or_else(|| from_environment("CODITECT_HOME"));
-    let context_db = place
-        .context_db
-        .clone()
-        .or_else(|| from_environment("CODITECT_CONTEXT_DB"));
-    let paths = Paths::resolve(home.as_deref(), &Platform::of_this_machine()?).map_err(failed)?;
-    let config = Config::load(&paths.config).map_err(|error| Fault::Usage(error.to_string()))?;
-    let paths = paths
-        .with_context_db(context_db.as_deref(), &config)
-        .map_err(failed)?;
-    Ok(Setup { paths, config })
+    let paths = place.paths()?;
+    let overrides = place.overrides()?;
+    let config = overrides.over_file(&paths.config).map_err(usage)?.config;
+    let paths = paths.with_context_db(&config).map_err(no_folders)?;
+    Ok(Setup {
+        paths,
+        config,
+        overrides,
+    })
 }
 
-/// An empty variable is as good as none, which is how service managers and shells unset one.
-fn from_environment(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name)
-        .filter(|value| !value.is_empty())
-        .map(PathBuf::from)
+impl Place {
+    /// The paths before the configuration was read.
+    pub(crate) fn paths(&self) -> Result<Paths, Fault> {
+        // An empty variable is as good as none, which is how service managers and shells unset one.
+        let variable = std::env::var_os("CODITECT_HOME").filter(|value| !value.is_empty());
+        let home = self.home.clone().or(variable.map(PathBuf::from));
+        Paths::resolve(home.as_deref(), &Platform::of_this_machine()?).map_err(no_folders)
+    }
+
+    pub(crate) fn overrides(&self) -> Result<Overrides, Fault> {
+        let given = Given {
+            context_db: self.context_db.clone(),
+            set: self.set.clone(),
+        };
+        Overrides::new(std::env::vars_os(), &given).map_err(usage)
+    }
 }
 
-fn start_logging(command: &Command) {
-    use std::io::IsTerminal;
+fn usage(error: ConfigError) -> Fault {
+    Fault::Usage(error.to_string())
+}
 
-    // A daemon tells its life; a command only what goes wrong.
-    let default = if matches!(command, Command::Run) {
-        "info"
-    } else {
-        "warn"
-    };
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+fn no_folders(error: std::io::Error) -> Fault {
+    Fault::Failed(anyhow::Error::new(error).context("finding the folders"))
 }
 
 fn parse_device(text: &str) -> Result<DeviceFilter, std::convert::Infallible> {

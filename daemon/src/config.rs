@@ -1,26 +1,60 @@
-//! `config.toml`: what a user may set. A key or value that is none is refused by its name; a missing file is a file
-//! of defaults.
+//! What a user may set: in `config.toml`, over it by the environment, over that by the command line. A key or value
+//! that is none is refused by its name, with the nearest right one; a missing file is a file of defaults.
+//!
+//! `config/default.toml` documents every key. `schema` says what a key takes, `file` reads a file by it, `layers` puts
+//! what was read into one [`Config`], `edit` changes a file and keeps the rest of it.
 
+mod edit;
+mod file;
+mod layers;
+mod schema;
+
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use url::Url;
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub use edit::{with_setting, write_file};
+pub use layers::{Given, Holding, Overrides, Source};
+
+/// The commented file of all keys and their defaults.
+pub const DEFAULT_FILE: &str = include_str!("config/default.toml");
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The file to watch. A relative path starts at the folder of `config.toml`.
     pub context_db: Option<PathBuf>,
     /// Where `login` goes without `--server`.
     pub server: Option<Url>,
+    pub log: Log,
     pub ingest: Ingest,
     pub projects: Projects,
     pub redaction: Redaction,
 }
 
+/// What the daemon tells of its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    pub level: LogLevel,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
 /// Which transcripts the daemon itself follows.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Ingest {
     /// Claude Code's transcripts, in `claude_projects_dir`.
@@ -30,7 +64,7 @@ pub struct Ingest {
 }
 
 /// Whose rows may leave the machine. Patterns are globs over the name of a project.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Projects {
     /// What becomes of a project that no pattern names.
@@ -40,7 +74,7 @@ pub struct Projects {
     pub exclude: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sharing {
     #[default]
@@ -49,7 +83,7 @@ pub enum Sharing {
 }
 
 /// Which secrets are taken out of what is sent.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Redaction {
     pub enabled: bool,
@@ -60,7 +94,7 @@ pub struct Redaction {
 }
 
 /// A rule of the user's own.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RedactionRule {
     /// Named in what stands in the secret's place: `[REDACTED:kind]`.
@@ -92,63 +126,51 @@ impl Default for Redaction {
 pub enum ConfigError {
     #[error("reading {path}: {source}")]
     Unreadable { path: PathBuf, source: io::Error },
-    /// The text names key, line and what was expected.
-    #[error("{path} is not understood: {message}")]
-    Invalid { path: PathBuf, message: String },
+    /// All that is wrong, a line each.
+    #[error("{}", told(.0))]
+    Invalid(Vec<Problem>),
 }
 
-impl Config {
-    pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        match std::fs::read_to_string(path) {
-            Ok(text) => Config::parse(&text).map_err(|message| ConfigError::Invalid {
-                path: path.to_path_buf(),
-                message,
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Config::default()),
-            Err(source) => Err(ConfigError::Unreadable {
-                path: path.to_path_buf(),
-                source,
-            }),
+/// Something that is no setting: where it stands, what is wrong with it, and what is right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// A file with the line, a variable, an option.
+    pub place: String,
+    pub text: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.text)
+    }
+}
+
+fn told(problems: &[Problem]) -> String {
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}
+
+impl LogLevel {
+    /// As the log's filter takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
         }
     }
+}
 
-    fn parse(text: &str) -> Result<Config, String> {
-        toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())
+/// The path with `~` at its beginning replaced by the user's home, if that is known.
+pub fn expand_home(path: &Path) -> PathBuf {
+    match (path.strip_prefix("~"), directories::BaseDirs::new()) {
+        (Ok(rest), Some(dirs)) if rest.as_os_str().is_empty() => dirs.home_dir().to_path_buf(),
+        (Ok(rest), Some(dirs)) => dirs.home_dir().join(rest),
+        (Err(_), _) | (Ok(_), None) => path.to_path_buf(),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_missing_file_means_defaults() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = Config::load(&folder.path().join("config.toml")).unwrap();
-        assert_eq!(config, Config::default());
-    }
-
-    #[test]
-    fn a_wrong_key_is_refused_by_name() {
-        let error = Config::parse("contextdb = \"x\"\n").unwrap_err();
-        assert!(
-            error.contains("contextdb") && error.contains("context_db"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn a_wrong_value_is_refused_with_its_line() {
-        let error = Config::parse("\nserver = \"no url\"\n").unwrap_err();
-        assert!(error.contains("line 2") && error.contains("server"), "{error}");
-    }
-
-    #[test]
-    fn an_invalid_file_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("config.toml");
-        std::fs::write(&path, "x = 1").unwrap();
-        let error = Config::load(&path).unwrap_err().to_string();
-        assert!(error.contains("config.toml"), "{error}");
-    }
-}
+mod tests;

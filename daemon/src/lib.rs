@@ -31,6 +31,7 @@ pub mod config;
 pub mod credential;
 pub mod disk;
 pub mod doctor;
+pub mod logging;
 pub mod output;
 pub mod paths;
 pub mod policy;

@@ -9,7 +9,7 @@ use anyhow::Context;
 use coditect_shared::hash::sha256;
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::config::{Config, expand_home};
 
 /// Longest path that a unix socket can be bound to: `sun_path` holds 104 bytes on macOS, 108 on Linux, one of them
 /// the closing NUL. The smaller number, so that one home works on either.
@@ -95,14 +95,11 @@ impl Paths {
         })
     }
 
-    /// The same with the context.db that the command line names, else the one of the configuration. A relative path
-    /// in the configuration starts at the folder of the configuration.
-    pub fn with_context_db(mut self, named: Option<&Path>, config: &Config) -> io::Result<Paths> {
-        if let Some(named) = named {
-            self.context_db = std::path::absolute(named)?;
-        } else if let Some(configured) = &config.context_db {
+    /// The same with the context.db of the configuration, whose relative paths start at its own folder.
+    pub fn with_context_db(mut self, config: &Config) -> io::Result<Paths> {
+        if let Some(configured) = &config.context_db {
             let folder = self.config.parent().unwrap_or(Path::new("/"));
-            self.context_db = std::path::absolute(folder.join(configured))?;
+            self.context_db = std::path::absolute(folder.join(expand_home(configured)))?;
         }
         if self.context_db.is_symlink() {
             // SQLite keeps its WAL beside the file itself; that is where to watch, and what to lock.
@@ -207,6 +204,13 @@ mod tests {
         }
     }
 
+    fn configuring(context_db: Option<&str>) -> Config {
+        Config {
+            context_db: context_db.map(PathBuf::from),
+            ..Config::default()
+        }
+    }
+
     #[test]
     fn a_home_holds_everything() {
         let paths = Paths::resolve(Some(Path::new("/h")), &platform()).unwrap();
@@ -236,18 +240,17 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_beats_the_configuration_which_beats_the_default() {
-        let config = Config {
-            context_db: Some("other.db".into()),
-            ..Config::default()
-        };
+    fn a_configured_file_starts_at_the_folder_of_the_configuration() {
         let paths = Paths::resolve(Some(Path::new("/h")), &platform()).unwrap();
-        let configured = paths.clone().with_context_db(None, &config).unwrap();
-        assert_eq!(configured.context_db, Path::new("/h/other.db"));
-        let named = paths
-            .with_context_db(Some(Path::new("/x/y.db")), &config)
-            .unwrap();
-        assert_eq!(named.context_db, Path::new("/x/y.db"));
+        for (configured, expected) in [
+            (None, "/h/context.db"),
+            (Some("other.db"), "/h/other.db"),
+            (Some("/x/y.db"), "/x/y.db"),
+        ] {
+            let config = configuring(configured);
+            let paths = paths.clone().with_context_db(&config).unwrap();
+            assert_eq!(paths.context_db, Path::new(expected));
+        }
     }
 
     #[test]
@@ -257,9 +260,8 @@ mod tests {
         std::fs::write(folder.join("real.db"), "").unwrap();
         std::os::unix::fs::symlink("real.db", folder.join("link.db")).unwrap();
         let paths = Paths::resolve(Some(Path::new("/h")), &platform()).unwrap();
-        let linked = paths
-            .with_context_db(Some(&folder.join("link.db")), &Config::default())
-            .unwrap();
+        let link = folder.join("link.db");
+        let linked = paths.with_context_db(&configuring(link.to_str())).unwrap();
         assert_eq!(linked.context_db, folder.join("real.db"));
         assert_eq!(linked.lock, folder.join("real.db.sync-lock"));
     }

@@ -54,8 +54,10 @@ pub enum Control {
     },
     Pause,
     Resume,
-    /// Somebody logged in or out: read account and secret again.
+    /// Somebody logged in or out: read account and secret again, and config.toml too.
     Reload,
+    /// config.toml may have changed.
+    Reconfigure,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -43,6 +43,8 @@ pub struct Status {
     pub push: PushStatus,
     pub pull: PullStatus,
     pub license: LicenseStatus,
+    #[serde(default)]
+    pub config: ConfigStatus,
     pub last_error: Option<LastError>,
     /// Everything that was committed here is in the cloud.
     pub safe_to_power_off: bool,
@@ -138,6 +140,18 @@ pub struct LicenseStatus {
     pub expires_at: Option<Timestamp>,
 }
 
+/// The settings that the daemon goes by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// config.toml, whether it exists or not.
+    pub path: String,
+    pub loaded_at: Timestamp,
+    /// What is wrong in it, so that what held before holds still.
+    pub error: Option<String>,
+    /// What has to wait for the next start.
+    pub note: Option<String>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastError {
     pub code: String,
@@ -180,6 +194,7 @@ impl Status {
             push: PushStatus::default(),
             pull: PullStatus::default(),
             license: LicenseStatus::default(),
+            config: ConfigStatus::default(),
             last_error: None,
             safe_to_power_off: false,
             unsafe_reason: Some("the daemon is starting".into()),

@@ -74,6 +74,22 @@ impl Supervisor {
         }
     }
 
+    /// The settings are about to be read anew: a manager that asked for it, by SIGHUP, waits for [`Supervisor::reloaded`].
+    pub(crate) fn reloading(&mut self) {
+        if self.is_up
+            && let Ok(now) = NotifyState::monotonic_usec_now()
+        {
+            let told = format!("{}\n{now}", NotifyState::Reloading);
+            self.send_text(&told);
+        }
+    }
+
+    pub(crate) fn reloaded(&mut self) {
+        if self.is_up {
+            self.send(&NotifyState::Ready);
+        }
+    }
+
     /// Resolves when the next sign of life is due; never, if nobody waits for one.
     pub(crate) async fn due(&self) {
         match self.due_at(Instant::now()) {
@@ -136,8 +152,12 @@ impl Supervisor {
 
     /// Whether it went out. A manager that does not read must not stop the loop; what was lost is said again.
     fn send(&self, state: &NotifyState<'_>) -> bool {
+        self.send_text(&state.to_string())
+    }
+
+    fn send_text(&self, text: &str) -> bool {
         let Some(socket) = &self.socket else { return false };
-        let sent = socket.send(state.to_string().as_bytes());
+        let sent = socket.send(text.as_bytes());
         sent.inspect_err(|error| tracing::debug!(%error, "the service manager was not told"))
             .is_ok()
     }
@@ -223,6 +243,20 @@ mod tests {
             ["STATUS=starting", "EXTEND_TIMEOUT_USEC=30000000", "READY=1"]
         );
         assert_eq!(supervisor.due_at(Instant::now()), None);
+    }
+
+    #[test]
+    fn it_tells_when_it_reads_the_settings_anew_and_when_it_has() {
+        let (mut supervisor, manager) = supervised(None);
+        supervisor.reloading();
+        supervisor.reloaded();
+        assert!(told(&manager).is_empty(), "who starts is not up by that");
+        supervisor.is_up = true;
+        supervisor.reloading();
+        supervisor.reloaded();
+        let told = told(&manager);
+        assert!(told[0].starts_with("RELOADING=1\nMONOTONIC_USEC="), "{told:?}");
+        assert_eq!(told[1..], ["READY=1"]);
     }
 
     #[tokio::test]

@@ -31,6 +31,7 @@ mod pair;
 
 mod adoption;
 mod chaos;
+mod configuration;
 mod convergence;
 mod crash;
 mod files;

@@ -98,8 +98,14 @@ impl Workstation {
 
     /// Starts the daemon and waits until its status socket answers.
     pub async fn run(&mut self) {
+        let mut command = self.command();
+        self.run_as(command.arg("run")).await;
+    }
+
+    /// [`Workstation::run`] by a command of its own making.
+    pub async fn run_as(&mut self, command: &mut Command) {
         let log = self.home().join("daemon.log");
-        self.daemon = Some(Running::start(self.command().arg("run"), &log));
+        self.daemon = Some(Running::start(command, &log));
         self.wait_until("the daemon answers", |_| true).await;
     }
 

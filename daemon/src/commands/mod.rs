@@ -1,5 +1,6 @@
 //! What each command does, one module each.
 
+mod config;
 mod daemon;
 mod doctor;
 mod ingest;
@@ -20,6 +21,8 @@ mod verify;
 use std::future::Future;
 
 use anyhow::Context;
+
+pub(crate) use config::run as config;
 
 use crate::account::Account;
 use crate::cli::{Command, Setup};
@@ -45,6 +48,7 @@ pub(crate) fn run(command: Command, setup: Setup) -> Result<(), Fault> {
         Command::Verify(args) => block_on(verify::run(args.json, &setup)),
         Command::Doctor(args) => block_on(doctor::run(args.json, &setup)),
         Command::Paths(args) => paths::run(args.json, &setup),
+        Command::Config(_) => unreachable!("it is run without a setup"),
     }
 }
 

@@ -36,7 +36,7 @@ async fn until_stopped(setup: Setup) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     let mut terminated = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupted = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    let daemon = run::run(setup.paths, setup.config, shutdown.clone());
+    let daemon = run::run(setup.paths, setup.config, setup.overrides, shutdown.clone());
     tokio::pin!(daemon);
     tokio::select! {
         ended = &mut daemon => return ended,

@@ -5,6 +5,7 @@
 
 mod files;
 mod report;
+mod settings;
 mod stream;
 
 use std::fs::File;
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::account::Account;
 use crate::client::{self, Client, Failure, PullOutcome, PushOutcome};
-use crate::config::Config;
+use crate::config::{Config, Overrides};
 use crate::credential;
 use crate::fail_point::{self, FailPoint};
 use crate::outbox::{Batch, BatchLimits};
@@ -34,6 +35,7 @@ use crate::sync::{Core, Hint, Millis, Next, Outcome, Step, Trouble};
 use crate::wake::Wake;
 use files::{Facts, Files, Ready};
 use report::{Sources, Totals};
+use settings::Settings;
 
 /// Wishes and hints that may wait for a step to end. What does not fit is said again, or covered by the poll.
 const QUEUE: usize = 64;
@@ -54,16 +56,24 @@ const IDENTIFY_ROUNDS_MAX: u32 = 50;
 /// on a slow disk minutes.
 const FILES_TAKE_AT_MOST: Duration = Duration::from_secs(10 * 60);
 
-/// Runs the daemon until `shutdown`. Fails if another one has this context.db or this socket.
-pub async fn run(paths: Paths, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+/// Runs the daemon until `shutdown`. Fails if another one has this context.db or this socket. `overrides` go over
+/// config.toml again when that changes.
+pub async fn run(
+    paths: Paths,
+    config: Config,
+    overrides: Overrides,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let policy = Policy::new(&config).map_err(anyhow::Error::msg)?;
     let _lock = lock(&paths)?;
+    let settings = Settings::new(paths.config.clone(), overrides, config, status::now());
     let socket = Socket::bind(&paths.socket).await?;
     let (control, wishes) = mpsc::channel(QUEUE);
     let starting = Arc::new(Status::starting(&paths.context_db, status::now()));
     let (publish, status) = watch::channel(starting);
+    tokio::spawn(settings::watch(paths.config.clone(), control.clone()));
     let serving = tokio::spawn(socket::serve_on(socket, status, control, shutdown.clone()));
-    Daemon::new(paths, Arc::new(policy), publish)
+    Daemon::new(paths, settings, Arc::new(policy), publish)
         .run(wishes, &shutdown, Supervisor::from_environment())
         .await;
     shutdown.cancel();
@@ -72,6 +82,7 @@ pub async fn run(paths: Paths, config: Config, shutdown: CancellationToken) -> a
 
 struct Daemon {
     paths: Paths,
+    settings: Settings,
     policy: Arc<Policy>,
     started: Instant,
     core: Core,
@@ -98,12 +109,18 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn new(paths: Paths, policy: Arc<Policy>, status: watch::Sender<Arc<Status>>) -> Self {
+    fn new(
+        paths: Paths,
+        settings: Settings,
+        policy: Arc<Policy>,
+        status: watch::Sender<Arc<Status>>,
+    ) -> Self {
         let (hints_in, hints) = mpsc::channel(QUEUE);
         Self {
             core: Core::new(rand::random(), false, false),
             wake: Wake::on(&paths.context_db),
             paths,
+            settings,
             policy,
             started: Instant::now(),
             files: None,
@@ -134,7 +151,7 @@ impl Daemon {
         loop {
             fail_point::pass(FailPoint::Loop);
             while let Ok(wish) = wishes.try_recv() {
-                supervisor.during(FILES_TAKE_AT_MOST, self.grant(wish)).await;
+                self.heed(wish, &mut supervisor).await;
             }
             while let Ok(hint) = self.hints.try_recv() {
                 self.core.hint(self.now(), hint);
@@ -159,9 +176,7 @@ impl Daemon {
                     let wait = Duration::from_millis(until.saturating_sub(self.now()).max(1));
                     tokio::select! {
                         () = shutdown.cancelled() => break,
-                        Some(wish) = wishes.recv() => {
-                            supervisor.during(FILES_TAKE_AT_MOST, self.grant(wish)).await;
-                        }
+                        Some(wish) = wishes.recv() => self.heed(wish, &mut supervisor).await,
                         Some(hint) = self.hints.recv() => self.core.hint(self.now(), hint),
                         () = self.wake.changed() => self.core.hint(self.now(), Hint::File),
                         () = supervisor.due() => supervisor.sign_of_life(),
@@ -172,6 +187,17 @@ impl Daemon {
         }
         if let Some(stream) = self.stream.take() {
             stream.abort();
+        }
+    }
+
+    async fn heed(&mut self, wish: Control, supervisor: &mut Supervisor) {
+        let reloads = matches!(wish, Control::Reload);
+        if reloads {
+            supervisor.reloading();
+        }
+        supervisor.during(FILES_TAKE_AT_MOST, self.grant(wish)).await;
+        if reloads {
+            supervisor.reloaded();
         }
     }
 
@@ -188,10 +214,24 @@ impl Daemon {
             Control::Pause => self.pause(true).await,
             Control::Resume => self.pause(false).await,
             Control::Reload => {
-                self.reload_policy().await;
+                self.reconfigure().await;
                 self.client = None;
                 self.reload().await;
             }
+            Control::Reconfigure => self.reconfigure().await,
+        }
+    }
+
+    /// Reads config.toml, and goes on by it.
+    async fn reconfigure(&mut self) {
+        let reader = self.settings.reader();
+        let read = match blocking(move || Ok(reader())).await {
+            Ok(read) => read,
+            Err(error) => Err(format!("{error:#}")),
+        };
+        let changed = self.settings.take_up(read, status::now());
+        if let Some(policy) = changed.policy {
+            self.set_policy(policy).await;
         }
     }
 
@@ -399,21 +439,6 @@ impl Daemon {
         Ok(outcome)
     }
 
-    /// Reads config.toml anew, as far as it says what may leave the machine. A file that is no good changes nothing.
-    async fn reload_policy(&mut self) {
-        let path = self.paths.config.clone();
-        let read = blocking(move || Policy::new(&Config::load(&path)?).map_err(anyhow::Error::msg)).await;
-        match read {
-            Ok(policy) => self.set_policy(Arc::new(policy)).await,
-            Err(error) => {
-                tracing::warn!(
-                    error = files::told_once(&error),
-                    "config.toml is not taken; the former settings hold"
-                );
-            }
-        }
-    }
-
     /// What may leave the machine, from the next step on.
     async fn set_policy(&mut self, policy: Arc<Policy>) {
         self.policy = policy.clone();
@@ -543,6 +568,7 @@ impl Daemon {
             facts: self.facts.as_ref(),
             account: self.account.as_ref(),
             paths: &self.paths,
+            settings: &self.settings,
             totals: &self.totals,
         };
         let before = Arc::clone(&self.status.borrow());

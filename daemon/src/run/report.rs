@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::files::Facts;
+use super::settings::Settings;
 use crate::account::Account;
 use crate::paths::Paths;
 use crate::status::{
@@ -27,6 +28,7 @@ pub(super) struct Sources<'a> {
     pub facts: Option<&'a Facts>,
     pub account: Option<&'a Account>,
     pub paths: &'a Paths,
+    pub settings: &'a Settings,
     pub totals: &'a Totals,
 }
 
@@ -37,6 +39,7 @@ pub(super) fn report(sources: Sources<'_>, before: &Status, now: Timestamp, now_
         facts,
         account,
         paths,
+        settings,
         totals,
     } = sources;
     let (state, view) = (core.state(), core.view());
@@ -80,6 +83,7 @@ pub(super) fn report(sources: Sources<'_>, before: &Status, now: Timestamp, now_
             rows_total: totals.pulled,
         },
         license: LicenseStatus::default(),
+        config: settings.status().clone(),
         last_error: core.complaint().map(|complaint| LastError {
             code: complaint.code.clone(),
             message: complaint.message.clone(),

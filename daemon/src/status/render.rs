@@ -14,8 +14,8 @@ const LABEL_WIDTH: usize = 9;
 const TEXT_INDENT: usize = 2 + LABEL_WIDTH + 1;
 
 /// In the order of the page. A section without anything to tell has no lines.
-const SECTIONS: [Section; 11] = [
-    account, credential, file, sent, received, waiting, held, excluded, refused, error, next,
+const SECTIONS: [Section; 12] = [
+    account, credential, file, settings, sent, received, waiting, held, excluded, refused, error, next,
 ];
 
 type Section = fn(&Status, Timestamp) -> Vec<Line>;
@@ -206,6 +206,16 @@ fn file(status: &Status, _: Timestamp) -> Vec<Line> {
     };
     lines.push(Line::new("", text).paint(paint));
     lines
+}
+
+fn settings(status: &Status, _: Timestamp) -> Vec<Line> {
+    let config = &status.config;
+    let error = config
+        .error
+        .iter()
+        .map(|text| Line::new("settings", text).paint(Paint::Warning));
+    let note = config.note.iter().map(|text| Line::new("settings", text));
+    error.chain(note).collect()
 }
 
 fn sent(status: &Status, now: Timestamp) -> Vec<Line> {

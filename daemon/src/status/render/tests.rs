@@ -202,3 +202,13 @@ fn rows_of_excluded_projects_are_named_and_the_rest_is_safe() {
         "{text}"
     );
 }
+
+#[test]
+fn settings_that_do_not_hold_are_told() {
+    let mut status = in_sync();
+    status.config.error = Some("/h/config.toml, line 7: unknown key; the former settings hold".into());
+    status.config.note = Some("context_db waits".into());
+    let text = shown(&status, at(0));
+    assert!(text.contains("settings  /h/config.toml, line 7"), "{text}");
+    assert!(text.contains("settings  context_db waits"), "{text}");
+}
