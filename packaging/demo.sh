@@ -121,7 +121,7 @@ user=$(server user create demo@acme.test --tenant acme --role member --json | fi
 
 start_workstation() { # NAME
     server token issue --user demo@acme.test --ttl 24h |
-        "$1" login --server "$url" --token-stdin --insecure-storage >/dev/null
+        "$1" login --server "$url" --token-stdin --insecure-storage --yes >/dev/null
     "$bin/coditect-sync" --home "$demo/$1" run >"$demo/$1.log" 2>&1 &
 }
 say "Starting workstations A and B, logged in as demo@acme.test (the token lies in the folder and goes with it)"

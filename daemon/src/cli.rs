@@ -29,9 +29,20 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 daemon or server not reachable, 4
 const LOGIN_EXAMPLES: &str = "\
 The file is bound to the account at the first login and stays so: one customer's sessions must not flow to another.
 
+Before the first upload it shows what would leave this machine, project by project, and asks; --yes skips the question.
+Whoever pipes a token in where there is no terminal has decided: then the list is only a remark.
+
 Examples:
   coditect-server token issue --user a@acme.test | coditect-sync login --server http://127.0.0.1:8377 --token-stdin
   coditect-sync login --server https://sync.acme.test --token-stdin --insecure-storage < token.txt";
+
+const PROJECTS_NOTES: &str = "\
+A pattern is a glob over the names of projects as `projects list` shows them, in exact case. One with a / in it, or that
+begins with ~, is a folder: it names the projects whose sessions were held there, and to exclude also those beneath.
+`*` stands for any part, (none) for rows without a project. `exclude` outweighs `include`; what neither names goes by
+`default` in [projects] of config.toml: with default = \"exclude\", only what is included ever leaves this machine.
+
+The pattern goes into config.toml, whose comments stay, and a running daemon takes it up at once.";
 
 const SYNC_NOTES: &str = "\
 With --wait the daemon first proves that everything committed before the call is captured, then waits until the
@@ -153,6 +164,9 @@ pub enum Command {
     Tasks(Tasks),
     /// Read a session: what was said, thought and done in it, in order
     Show(Show),
+    /// See which projects are sent and which stay here, and decide it
+    #[command(subcommand)]
+    Projects(Projects),
     /// Look at rows that were refused, or try them again
     #[command(subcommand)]
     Quarantine(Quarantine),
@@ -222,6 +236,9 @@ pub struct Login {
     /// Allow a server without TLS on another machine: token and rows can be read on the way
     #[arg(long)]
     pub allow_http: bool,
+    /// Do not ask before the first upload
+    #[arg(long, short = 'y')]
+    pub yes: bool,
     /// Print the account as JSON
     #[arg(long)]
     pub json: bool,
@@ -343,6 +360,27 @@ pub struct Show {
     /// Do not page
     #[arg(long)]
     pub no_pager: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Projects {
+    /// List the projects of this file: whether they are sent, by which setting, and what is where
+    List(Json),
+    /// Send these projects
+    Include(ProjectPatterns),
+    /// Keep these projects on this machine; what was sent before stays in the cloud
+    Exclude(ProjectPatterns),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = PROJECTS_NOTES)]
+pub struct ProjectPatterns {
+    /// Names of projects such as shop or 'acme-*'; folders such as '~/work/*'
+    #[arg(required = true, value_name = "PATTERN")]
+    pub patterns: Vec<String>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -63,7 +63,8 @@ pub struct Ingest {
     pub claude_projects_dir: PathBuf,
 }
 
-/// Whose rows may leave the machine. Patterns are globs over the name of a project.
+/// Whose rows may leave the machine. Patterns are globs over the name of a project, or over its folder if
+/// there is a `/` in them; see `projects::ProjectFilter`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Projects {

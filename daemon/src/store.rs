@@ -413,6 +413,14 @@ pub struct Binding {
     pub user: UserId,
 }
 
+/// The account of a file that may have none of our tables.
+pub(crate) fn bound_to(conn: &Connection) -> rusqlite::Result<Option<Binding>> {
+    match table_exists(conn, "sync_state")? {
+        true => binding(conn),
+        false => Ok(None),
+    }
+}
+
 /// A value of `sync_state`.
 pub fn value<T: FromSql>(conn: &Connection, key: &str) -> rusqlite::Result<Option<T>> {
     let mut statement = conn.prepare_cached("SELECT value FROM sync_state WHERE key = ?1")?;

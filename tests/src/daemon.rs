@@ -92,7 +92,14 @@ impl Workstation {
     /// Logs in with an access token, given on standard input.
     pub async fn login(&self, server: &str, token: &str) -> Output {
         let mut command = self.command();
-        command.args(["login", "--server", server, "--token-stdin", "--insecure-storage"]);
+        command.args([
+            "login",
+            "--server",
+            server,
+            "--token-stdin",
+            "--insecure-storage",
+            "--yes",
+        ]);
         output(&mut command, token).await
     }
 

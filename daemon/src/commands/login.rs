@@ -6,12 +6,12 @@ use std::io::{IsTerminal, Read};
 use anyhow::Context;
 use coditect_shared::DeviceId;
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 use url::Url;
 use uuid::Uuid;
 
 use super::daemon::Daemon;
-use super::fault_of;
+use super::{consent, fault_of};
 use crate::account::Account;
 use crate::cli::{self, Setup};
 use crate::client::{Client, is_loopback};
@@ -42,6 +42,7 @@ pub(super) async fn run(args: &cli::Login, setup: &Setup) -> Result<(), Fault> {
     let answer = client.account().await.map_err(fault_of)?;
 
     disk::refuse_network(&setup.paths.context_db)?;
+    let leaving = consent::before_first_upload(setup, server, &answer, args.yes)?;
     setup.paths.make_folders()?;
     let before = Account::load(&setup.paths.account).unwrap_or_default();
     let mut store = Store::open(&setup.paths.context_db).map_err(store_fault)?;
@@ -62,7 +63,7 @@ pub(super) async fn run(args: &cli::Login, setup: &Setup) -> Result<(), Fault> {
         forget_former(&before, &account, setup);
     }
     let running = Daemon::of(setup)?.tell_if_running("reload").await?;
-    report(args, setup, &account, &token, running)
+    report(args, setup, &account, &token, running, &leaving)
 }
 
 /// Why this address is not logged in to.
@@ -138,10 +139,16 @@ fn report(
     account: &Account,
     token: &Secret,
     running: bool,
+    leaving: &Value,
 ) -> Result<(), Fault> {
     let expires_at = token.expires_at();
     if args.json {
-        let result = json!({"account": account, "token_expires_at": expires_at, "daemon_running": running});
+        let result = json!({
+            "account": account,
+            "token_expires_at": expires_at,
+            "daemon_running": running,
+            "leaving": leaving,
+        });
         return output::json(&result);
     }
     let mut text = format!(

@@ -1,6 +1,7 @@
 //! What each command does, one module each.
 
 mod config;
+mod consent;
 mod daemon;
 mod doctor;
 mod ingest;
@@ -8,6 +9,7 @@ mod login;
 mod logout;
 mod paths;
 mod pause;
+mod projects;
 mod quarantine;
 mod redaction;
 mod run;
@@ -43,6 +45,7 @@ pub(crate) fn run(command: Command, setup: Setup) -> Result<(), Fault> {
         Command::Sessions(args) => sessions::run(args, &setup),
         Command::Tasks(args) => tasks::run(args, &setup),
         Command::Show(args) => show::run(&args, &setup),
+        Command::Projects(args) => block_on(projects::run(args, setup)),
         Command::Quarantine(args) => quarantine::run(&args, &setup),
         Command::Redaction(args) => redaction::run(&args, &setup),
         Command::Verify(args) => block_on(verify::run(args.json, &setup)),

@@ -142,7 +142,14 @@ impl Pattern {
             Ok(compiled.compile_matcher())
         };
         let kind = if text.contains('/') || text.starts_with('~') {
-            let folder = munged_pattern(expanded(text, home).trim_end_matches('/'));
+            let path = expanded(text, home);
+            let folder = munged_pattern(path.trim_end_matches('/'));
+            // `acme/*` means such folders wherever they are.
+            let folder = if path.starts_with(['/', '~']) {
+                folder
+            } else {
+                format!("*-{folder}")
+            };
             Kind::Path {
                 beneath: glob(&format!("{folder}-*"))?,
                 folder: glob(&folder)?,
@@ -265,6 +272,9 @@ mod tests {
             (Include, &[], &["/home/ada/code/*"], "shop", shop, false),
             (Include, &[], &["~/code"], "shop", shop, false),
             (Include, &[], &["~/other"], "shop", shop, true),
+            (Include, &[], &["code/*"], "shop", shop, false),
+            (Exclude, &["code/*"], &[], "shop", shop, true),
+            (Include, &[], &["de/*"], "shop", shop, true),
             (Include, &[], &["-home-ada-code-shop"], "shop", shop, false),
             (Exclude, &["~/code/shop"], &[], "shop", shop, true),
             (Exclude, &["~/code/*"], &[], "shop", shop, true),

@@ -6,13 +6,17 @@
 //!   pulled from elsewhere is applied over them, as over a quarantined row.
 //! - All rows of a session belong to one project: the first that a row of it names.
 
+mod edit;
 pub mod excluded;
 mod filter;
+mod overview;
 mod place;
 mod rejudge;
 mod session;
 
+pub use edit::{List, with_patterns};
 pub use filter::{BadPattern, ProjectFilter, Standing, check_pattern};
+pub use overview::{Counts, Overview, Project, open};
 pub use place::{NONE, Place};
 pub use rejudge::{Rejudge, is_due, step};
 pub use session::{judged_message, judged_task, of_message, of_session, of_sessions, of_task};

@@ -183,7 +183,7 @@ fn fill(session: &mut Place, own: Place) {
     session.folder = session.folder.take().or(own.folder);
 }
 
-fn of_row(session: Place, own: Place) -> Place {
+pub(super) fn of_row(session: Place, own: Place) -> Place {
     let differs = own.project.is_some() && session.project.is_some() && own.project != session.project;
     Place {
         own: own.project.clone().filter(|_| differs),
@@ -230,7 +230,7 @@ fn read_task(
 }
 
 /// Session, context, file and key. A file that another program made may lack columns.
-fn select_messages(owner: &Owner) -> String {
+pub(super) fn select_messages(owner: &Owner) -> String {
     let column = |name: &'static str| {
         if owner.has_message_column(name) {
             name
@@ -246,7 +246,7 @@ fn select_messages(owner: &Owner) -> String {
     )
 }
 
-fn own_of_message(row: &Row<'_>) -> rusqlite::Result<Place> {
+pub(super) fn own_of_message(row: &Row<'_>) -> rusqlite::Result<Place> {
     Ok(Place::of_columns(
         text_of(row.get_ref(1)?),
         text_of(row.get_ref(2)?),
@@ -254,7 +254,7 @@ fn own_of_message(row: &Row<'_>) -> rusqlite::Result<Place> {
 }
 
 /// Session and project.
-fn select_tasks(owner: &Owner) -> String {
+pub(super) fn select_tasks(owner: &Owner) -> String {
     let column = |name: &'static str| if owner.has_task_column(name) { name } else { "NULL" };
     format!(
         "SELECT {} AS session_id, {} FROM task_tracking",
@@ -263,7 +263,7 @@ fn select_tasks(owner: &Owner) -> String {
     )
 }
 
-fn own_of_task(row: &Row<'_>) -> rusqlite::Result<Place> {
+pub(super) fn own_of_task(row: &Row<'_>) -> rusqlite::Result<Place> {
     Ok(Place {
         project: text_of(row.get_ref(1)?).map(str::to_owned),
         ..Place::default()

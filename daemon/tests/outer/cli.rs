@@ -36,7 +36,7 @@ impl Home {
         self.run_with(args, "")
     }
 
-    fn run_with(&self, args: &[&str], stdin: &str) -> Output {
+    pub(crate) fn run_with(&self, args: &[&str], stdin: &str) -> Output {
         let mut child = self.spawn(args);
         // A command that wants no input may be gone before it is written.
         let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
@@ -75,7 +75,7 @@ impl Home {
     }
 
     /// Names of the files under this home that hold the text.
-    fn files_with(&self, text: &str) -> Vec<String> {
+    pub(crate) fn files_with(&self, text: &str) -> Vec<String> {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(self.path()).unwrap() {
             let entry = entry.unwrap();
@@ -123,7 +123,7 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
 }
 
 /// A server that knows two tokens, `token-of-1` and `token-of-2`, and nothing else.
-fn account_server() -> String {
+pub(crate) fn account_server() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

@@ -6,4 +6,5 @@
 mod browse;
 mod cli;
 mod client;
+mod projects;
 mod socket;

@@ -1,0 +1,106 @@
+//! Before the first upload: what would leave this machine, and whether it may.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, IsTerminal as _, Write as _};
+
+use anyhow::Context as _;
+use coditect_shared::wire;
+use serde_json::{Value, json};
+use url::Url;
+
+use super::projects::{amounts, overview, table};
+use crate::cli::Setup;
+use crate::output::{Fault, remark};
+use crate::projects::{self, Counts, Overview};
+use crate::store;
+
+/// Projects that are listed of those that are sent, and of those that stay.
+const SHOWN_MAX: usize = 30;
+
+/// Asks, if this is the first upload and somebody is there to answer; a no is an error. Nothing has been stored before,
+/// and nothing is then. Gives what would leave, for `--json`.
+pub(super) fn before_first_upload(
+    setup: &Setup,
+    server: &Url,
+    account: &wire::Account,
+    yes: bool,
+) -> Result<Value, Fault> {
+    let overview = overview(setup)?;
+    let leaving = json!({
+        "sent": Counts::sum(overview.of(true)),
+        "kept_here": Counts::sum(overview.of(false)),
+        "projects": overview.projects,
+    });
+    if !overview.never_sent || overview.pending() == 0 || is_of_another(setup, account)? {
+        return Ok(leaving);
+    }
+    remark(&page(&overview, server, account));
+    let allowed = yes
+        || match terminal() {
+            Some(terminal) => asked(terminal, server, account)?,
+            None => true,
+        };
+    if !allowed {
+        return Err(Fault::failed(format!(
+            "nothing was sent and nothing was stored. To keep projects on this machine, before you log in again:\n  \
+             {}\n  {}",
+            setup.command("projects exclude PATTERN"),
+            setup.command("config set projects.default exclude   keeps all but what you include")
+        )));
+    }
+    Ok(leaving)
+}
+
+/// A file that belongs to another account is refused later on, and nothing of it leaves.
+fn is_of_another(setup: &Setup, account: &wire::Account) -> Result<bool, Fault> {
+    let Some((conn, _)) = projects::open(&setup.paths.context_db)? else {
+        return Ok(false);
+    };
+    let bound = store::bound_to(&conn).context("reading whom context.db belongs to")?;
+    Ok(bound.is_some_and(|bound| {
+        (bound.instance, bound.tenant, &bound.user)
+            != (account.instance_id, account.tenant_id, &account.user_id)
+    }))
+}
+
+fn page(overview: &Overview, server: &Url, account: &wire::Account) -> String {
+    let mut text = format!(
+        "what would leave this machine for {server}, as {} of {}:\n\n",
+        account.user, account.tenant
+    );
+    let listed = |included| -> String {
+        let projects: Vec<_> = overview.of(included).collect();
+        let mut list = table(projects.iter().copied().take(SHOWN_MAX));
+        if projects.len() > SHOWN_MAX {
+            list.push_str(&format!("and {} more\n", projects.len() - SHOWN_MAX));
+        }
+        list
+    };
+    text.push_str(&listed(true));
+    text.push_str(&format!("in all {}\n", amounts(&Counts::sum(overview.of(true)))));
+    if overview.of(false).next().is_some() {
+        text.push_str("\nwhat stays here, by your settings:\n\n");
+        text.push_str(&listed(false));
+    }
+    text
+}
+
+/// Where to ask: standard input may be the token. Nobody is asked who would not see what it is about.
+fn terminal() -> Option<File> {
+    if !std::io::stderr().is_terminal() {
+        return None;
+    }
+    File::options().read(true).write(true).open("/dev/tty").ok()
+}
+
+/// The end of the input is a no, as is all that is no yes.
+fn asked(mut terminal: File, server: &Url, account: &wire::Account) -> Result<bool, Fault> {
+    let doing = "asking on the terminal";
+    write!(terminal, "send these to {server} as {}? [y/N] ", account.user).context(doing)?;
+    let mut answer = String::new();
+    BufReader::new(&terminal).read_line(&mut answer).context(doing)?;
+    if !answer.ends_with('\n') {
+        writeln!(terminal).context(doing)?;
+    }
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}

@@ -1,0 +1,258 @@
+//! Consent on the command line: what `projects` lists and changes, and what `login` asks before the first upload.
+
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
+
+use rusqlite::Connection;
+use serde_json::Value;
+
+use crate::cli::{Home, account_server, code, stderr, stdout};
+
+/// A home whose file holds two projects and a row of none, as another program wrote it.
+fn home() -> (Home, Connection) {
+    let home = Home::new();
+    let file = Connection::open(home.path().join("context.db")).unwrap();
+    file.execute_batch(include_str!("../../../migrations-sqlite/0001_context.sql"))
+        .unwrap();
+    file.execute_batch(
+        r#"INSERT INTO messages (hash, session_id, role, content, timestamp, source_file, agent_context) VALUES
+             ('a', 's1', 'user', 'four', '2026-11-01T10:00:00Z', '-c-harbour/s1.jsonl', '{"project":"harbour"}'),
+             ('b', 's2', 'user', 'grün', '2026-11-02T10:00:00Z', '-c-harbour/s2.jsonl', '{"project":"harbour"}'),
+             ('c', 's3', 'user', 'dark', '2026-11-03T10:00:00Z', '-c-vault/s3.jsonl', '{"project":"vault"}'),
+             ('d', NULL, 'user', 'lost', NULL, NULL, NULL);
+           INSERT INTO task_tracking (id, task_id, description, session_id) VALUES ('k', '1', 'dig', 's3');"#,
+    )
+    .unwrap();
+    (home, file)
+}
+
+fn listed(home: &Home) -> Vec<Value> {
+    let output = home.run(&["projects", "list", "--json"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Name, whether it is included, pending and kept back.
+fn states(home: &Home) -> Vec<(String, bool, u64, u64)> {
+    let state = |project: &Value| {
+        (
+            project["project"].as_str().unwrap().to_owned(),
+            project["included"].as_bool().unwrap(),
+            project["pending"].as_u64().unwrap(),
+            project["excluded"].as_u64().unwrap(),
+        )
+    };
+    listed(home).iter().map(state).collect()
+}
+
+#[test]
+fn projects_are_listed_with_what_is_in_them_and_the_newest_first() {
+    let (home, _file) = home();
+    let projects = listed(&home);
+    let names: Vec<&str> = projects
+        .iter()
+        .map(|project| project["project"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["vault", "harbour", "(none)"]);
+    let harbour = &projects[1];
+    for (field, count) in [
+        ("sessions", 2),
+        ("messages", 2),
+        ("tasks", 0),
+        ("bytes", 9),
+        ("pending", 2),
+        ("sent", 0),
+    ] {
+        assert_eq!(harbour[field], count, "{field}: {harbour}");
+    }
+    assert_eq!(harbour["folders"][0], "-c-harbour");
+    assert_eq!(projects[0]["tasks"], 1);
+    assert_eq!(projects[0]["setting"], "default = \"include\"");
+    let text = stdout(&home.run(&["projects", "list"]));
+    assert!(
+        text.contains("harbour  included") && text.contains("2026-11-02") && text.contains("2 to send"),
+        "{text}"
+    );
+    assert!(
+        stdout(&Home::new().run(&["projects", "list"])).contains("no project"),
+        "an empty home"
+    );
+}
+
+#[test]
+fn a_pattern_moves_projects_and_config_toml_keeps_its_comments_and_its_mode() {
+    let (home, _file) = home();
+    let config = home.path().join("config.toml");
+    std::fs::write(&config, "# mine\n[projects]\nexclude = [\"old\"] # gone\n").unwrap();
+    std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let output = home.run(&["projects", "exclude", "vault", "(none)"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(
+        stdout(&output).contains("vault: 2 rows, not sent from now on"),
+        "{}",
+        stdout(&output)
+    );
+    let text = std::fs::read_to_string(&config).unwrap();
+    assert!(text.starts_with("# mine\n") && text.contains("# gone"), "{text}");
+    assert_eq!(
+        std::fs::metadata(&config).unwrap().permissions().mode() & 0o777,
+        0o640
+    );
+    let kept = |name: &str, rows| (name.to_owned(), false, 0, rows);
+    assert_eq!(
+        states(&home),
+        [
+            kept("vault", 2),
+            ("harbour".into(), true, 2, 0),
+            kept("(none)", 1)
+        ]
+    );
+
+    let output = home.run(&["projects", "include", "vault", "--json"]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&told["changed"], &told["daemon_running"]),
+        (&Value::Bool(true), &Value::Bool(false))
+    );
+    assert_eq!(told["exclude"], serde_json::json!(["old", "(none)"]));
+    assert!(states(&home)[0].1);
+    let again = home.run(&["projects", "include", "vault"]);
+    assert!(stdout(&again).contains("already"), "{}", stdout(&again));
+}
+
+#[test]
+fn private_by_default_is_one_setting() {
+    let (home, _file) = home();
+    assert_eq!(
+        code(&home.run(&["config", "set", "projects.default", "exclude"])),
+        0
+    );
+    assert!(
+        states(&home)
+            .iter()
+            .all(|(_, included, pending, _)| !included && *pending == 0)
+    );
+    assert_eq!(code(&home.run(&["projects", "include", "harb*"])), 0);
+    assert_eq!(states(&home)[1], ("harbour".into(), true, 2, 0));
+}
+
+#[test]
+fn a_pattern_that_names_nothing_is_told_with_the_nearest_and_a_bad_one_is_refused() {
+    let (home, _file) = home();
+    let output = home.run(&["projects", "exclude", "harbor"]);
+    assert_eq!(code(&output), 0);
+    assert!(
+        stderr(&output).contains("did you mean \"harbour\"?"),
+        "{}",
+        stderr(&output)
+    );
+    let output = home.run(&["projects", "exclude", "harb["]);
+    assert_eq!(code(&output), 2);
+    assert!(
+        stderr(&output).contains("projects.exclude: \"harb[\""),
+        "{}",
+        stderr(&output)
+    );
+    assert!(
+        !std::fs::read_to_string(home.path().join("config.toml"))
+            .unwrap()
+            .contains("harb[")
+    );
+}
+
+/// Logs in with a terminal around it, where this is typed.
+fn login_on_a_terminal(home: &Home, server: &str, flags: &str, typed: &str) -> (i32, String) {
+    let login = format!(
+        "printf token-of-1 | {} login --server {server} --token-stdin --insecure-storage {flags} --home {}",
+        env!("CARGO_BIN_EXE_coditect-sync"),
+        home.path().display(),
+    );
+    let mut script = Command::new("script")
+        .args(["-qec", &login, "/dev/null"])
+        .env_remove("CODITECT_HOME")
+        .env_remove("CODITECT_CONTEXT_DB")
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Its end is Ctrl-D on the terminal.
+    script.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
+    let output = script.wait_with_output().unwrap();
+    (code(&output), stdout(&output))
+}
+
+#[test]
+fn before_the_first_upload_login_shows_what_would_leave_and_asks_on_the_terminal() {
+    let (home, file) = home();
+    let server = account_server();
+    assert_eq!(code(&home.run(&["projects", "exclude", "vault"])), 0);
+    for refusal in ["n\n", "\n", "what?\n", ""] {
+        let (code, text) = login_on_a_terminal(&home, &server, "", refusal);
+        assert_eq!(code, 1, "{refusal:?}: {text}");
+        assert!(
+            text.contains("in all 2 sessions, 3 messages, 0 tasks, 13 B"),
+            "{text}"
+        );
+        let (leaves, stays) = text.split_once("what stays here").unwrap();
+        assert!(
+            leaves.contains("harbour") && !leaves.contains("vault") && stays.contains("vault"),
+            "{text}"
+        );
+        assert!(
+            text.contains("[y/N]") && text.contains("as 1@acme.test?"),
+            "{text}"
+        );
+        assert!(text.contains("projects exclude PATTERN"), "{text}");
+        // Neither token, account nor binding; not even tables of ours.
+        for name in ["account.json", "credentials.json"] {
+            assert!(!home.path().join(name).exists(), "{name}");
+        }
+        assert!(home.files_with("token-of-1").is_empty());
+        let ours: i64 = file
+            .query_row(
+                "SELECT count(*) FROM sqlite_master WHERE name LIKE 'sync\\_%' ESCAPE '\\'",
+                [],
+                |row| row.get(0),
+            )
+            .unwrap();
+        assert_eq!(ours, 0);
+    }
+    let (code, text) = login_on_a_terminal(&home, &server, "", "y\n");
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("logged in as 1@acme.test"), "{text}");
+}
+
+#[test]
+fn login_does_not_ask_with_yes_without_a_terminal_or_with_nothing_to_send() {
+    let server = account_server();
+    let (asked, _file) = home();
+    let (code_of_yes, text) = login_on_a_terminal(&asked, &server, "--yes", "");
+    assert_eq!(code_of_yes, 0, "{text}");
+    assert!(!text.contains("[y/N]") && text.contains("harbour"), "{text}");
+
+    let (piped, _file) = home();
+    let arguments = [
+        "login",
+        "--server",
+        &server,
+        "--token-stdin",
+        "--insecure-storage",
+        "--json",
+    ];
+    let output = piped.run_with(&arguments, "token-of-1");
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("what would leave this machine"),
+        "{}",
+        stderr(&output)
+    );
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["leaving"]["sent"]["messages"], 4);
+    assert_eq!(told["leaving"]["projects"].as_array().unwrap().len(), 3);
+
+    let (code_of_none, text) = login_on_a_terminal(&Home::new(), &server, "", "");
+    assert_eq!(code_of_none, 0, "{text}");
+    assert!(!text.contains("leave this machine"), "{text}");
+}
