@@ -38,6 +38,10 @@ pub struct Options {
     )]
     owner_database_url: Option<Url>,
 
+    /// Certificate authority of PostgreSQL in PEM, where a URL names none with sslrootcert [default: those that this machine trusts]
+    #[arg(long, global = true, env = "CODITECT_DATABASE_CA", value_name = "FILE")]
+    database_ca: Option<PathBuf>,
+
     /// Print results as JSON
     #[arg(long, global = true)]
     pub json: bool,
@@ -105,9 +109,7 @@ impl Options {
         }
         let parse = |url: Option<&Url>, name: &str| {
             url.map(|url| {
-                url.0
-                    .parse::<Address>()
-                    .with_context(|| format!("reading {name}"))
+                Address::read(&url.0, self.database_ca.as_deref()).with_context(|| format!("reading {name}"))
             })
             .transpose()
         };

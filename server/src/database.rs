@@ -1,15 +1,25 @@
 //! Ways into PostgreSQL: the owner's single connection for migrations and administration, the pool of the serving role,
 //! and the refusal of a serving role that row level security would not hold.
 
+mod refusal;
+mod url;
+
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use rustls::{ClientConfig, RootCertStore};
 use tokio_postgres::config::{Host, SslMode};
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Config, Connection, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::tls;
+use url::{Encryption, Place, Roots};
 
 /// Most connections of one server process. PostgreSQL with two cores is busy with far fewer; more would only queue
 /// inside PostgreSQL, at some 10 MB each.
@@ -25,11 +35,18 @@ const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// 15 minutes that kernels take by default).
 const TCP_SILENCE: Duration = Duration::from_secs(30);
 
+/// A socket with TLS around it; the crate that makes it does not name it.
+type Encrypted = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
+
 /// How one role reaches one database. Debug and Display show host, database and role, never the password.
 #[derive(Clone)]
-pub struct Address(Arc<Config>);
+pub struct Address {
+    config: Arc<Config>,
+    /// Trusts nobody where the connection is not encrypted, and is not asked then.
+    connector: MakeRustlsConnect,
+}
 
-/// PostgreSQL did not answer, or let nobody in: the command line's exit code 3.
+/// PostgreSQL did not answer: the command line's exit code 3.
 #[derive(Debug, thiserror::Error)]
 #[error("PostgreSQL is not reachable at {0}")]
 pub struct Unreachable(pub String);
@@ -37,49 +54,28 @@ pub struct Unreachable(pub String);
 impl FromStr for Address {
     type Err = anyhow::Error;
 
-    /// Reads `postgresql://USER:PASSWORD@HOST/DATABASE` or the `host=… user=…` form.
+    /// As [`Address::read`], without a certificate file.
     fn from_str(url: &str) -> anyhow::Result<Address> {
-        // The text itself may hold a password, so no error repeats it.
-        let config = Config::from_str(url).map_err(|error| match sslmode_of(url) {
-            Some(mode @ ("verify-ca" | "verify-full" | "allow")) => no_tls(mode),
-            Some(_) | None => anyhow::anyhow!("this is no PostgreSQL URL: {error}"),
-        })?;
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err(no_tls("require"));
-        }
-        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-            bail!(
-                "this PostgreSQL URL names no host; for a unix socket write postgresql://USER@/DATABASE?host=/FOLDER"
-            );
-        }
-        Ok(Address::from(config))
+        Address::read(url, None)
     }
 }
 
 impl From<Config> for Address {
-    fn from(mut config: Config) -> Address {
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT_WAIT);
-        }
-        if config.get_tcp_user_timeout().is_none() {
-            config.tcp_user_timeout(TCP_SILENCE);
-        }
-        if config.get_application_name().is_none() {
-            config.application_name("coditect-server");
-        }
-        Address(Arc::new(config))
+    /// For what needs no encryption: a socket, or this machine.
+    fn from(config: Config) -> Address {
+        Address::with(config, RootCertStore::empty())
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, host) in self.0.get_hosts().iter().enumerate() {
+        for (n, host) in self.config.get_hosts().iter().enumerate() {
             f.write_str(if n > 0 { "," } else { "" })?;
             match host {
                 Host::Tcp(name) => f.write_str(name)?,
                 Host::Unix(folder) => write!(f, "{}", folder.display())?,
             }
-            let ports = self.0.get_ports();
+            let ports = self.config.get_ports();
             if let Some(port) = ports.get(n).or(ports.first()) {
                 write!(f, ":{port}")?;
             }
@@ -88,8 +84,8 @@ impl fmt::Display for Address {
         write!(
             f,
             " (database {}, role {})",
-            name(self.0.get_dbname()),
-            name(self.0.get_user())
+            name(self.config.get_dbname()),
+            name(self.config.get_user())
         )
     }
 }
@@ -101,16 +97,42 @@ impl fmt::Debug for Address {
 }
 
 impl Address {
+    /// Reads `postgresql://USER:PASSWORD@HOST/DATABASE` or the `host=… user=…` form, with `sslmode` and `sslrootcert`.
+    /// `ca_file` has the authority that is trusted where the URL names none.
+    ///
+    /// # Errors
+    /// If the URL cannot be read (it is not repeated, since it may hold a password) or a certificate file cannot.
+    pub fn read(url: &str, ca_file: Option<&Path>) -> anyhow::Result<Address> {
+        let (config, encryption) = url::read(url, ca_file)?;
+        let roots = match encryption {
+            Encryption::Off => RootCertStore::empty(),
+            Encryption::Verified(roots) => trusted(&roots)?,
+        };
+        Ok(Address::with(config, roots))
+    }
+
+    fn with(mut config: Config, roots: RootCertStore) -> Address {
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_WAIT);
+        }
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(TCP_SILENCE);
+        }
+        if config.get_application_name().is_none() {
+            config.application_name("coditect-server");
+        }
+        Address {
+            config: Arc::new(config),
+            connector: MakeRustlsConnect::new(client_config(roots)),
+        }
+    }
+
     /// One connection, driven by a task of its own until the client is dropped.
     ///
     /// # Errors
-    /// [`Unreachable`], with the reason beneath it.
+    /// As [`Address::open`].
     pub async fn connect(&self) -> anyhow::Result<Client> {
-        let (client, connection) = self
-            .0
-            .connect(NoTls)
-            .await
-            .map_err(|error| anyhow::Error::new(error).context(Unreachable(self.to_string())))?;
+        let (client, connection) = self.open().await?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to PostgreSQL ended");
@@ -119,44 +141,47 @@ impl Address {
         Ok(client)
     }
 
+    /// One connection that the caller drives.
+    ///
+    /// # Errors
+    /// [`Unreachable`] with the reason beneath it if PostgreSQL does not answer; else why it lets us not in, or we do not
+    /// trust it, with the remedy.
+    pub(crate) async fn open(&self) -> anyhow::Result<(Client, Connection<Socket, Encrypted>)> {
+        self.config
+            .connect(self.connector.clone())
+            .await
+            .map_err(|error| refusal::explained(error, self))
+    }
+
     /// A pool; connections are made when they are first needed.
     pub fn pool(&self) -> anyhow::Result<Pool> {
         let manager = ManagerConfig {
             recycling_method: RecyclingMethod::Fast,
         };
-        Pool::builder(Manager::from_config(Config::clone(&self.0), NoTls, manager))
-            .runtime(Runtime::Tokio1)
-            .max_size(POOL_SIZE)
-            .wait_timeout(Some(POOL_WAIT))
-            .create_timeout(Some(CONNECT_WAIT))
-            .build()
-            .context("making the connection pool")
-    }
-
-    /// For a connection that is driven by hand.
-    pub(crate) fn config(&self) -> &Config {
-        &self.0
+        Pool::builder(Manager::from_config(
+            Config::clone(&self.config),
+            self.connector.clone(),
+            manager,
+        ))
+        .runtime(Runtime::Tokio1)
+        .max_size(POOL_SIZE)
+        .wait_timeout(Some(POOL_WAIT))
+        .create_timeout(Some(CONNECT_WAIT))
+        .build()
+        .context("making the connection pool")
     }
 
     /// Whether rows travel to another machine in the clear.
     pub(crate) fn is_open_to_eavesdroppers(&self) -> bool {
-        self.0.get_hosts().iter().any(|host| match host {
-            Host::Tcp(name) => {
-                name != "localhost"
-                    && !name
-                        .parse::<std::net::IpAddr>()
-                        .is_ok_and(|address| address.is_loopback())
-            }
-            Host::Unix(_) => false,
-        })
+        url::place(&self.config) == Place::Elsewhere && self.config.get_ssl_mode() == SslMode::Disable
     }
 
     pub(crate) fn password(&self) -> Option<&[u8]> {
-        self.0.get_password()
+        self.config.get_password()
     }
 
     pub(crate) fn user(&self) -> Option<&str> {
-        self.0.get_user()
+        self.config.get_user()
     }
 }
 
@@ -200,16 +225,38 @@ pub async fn refuse_powerful_role(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn no_tls(mode: &str) -> anyhow::Error {
-    anyhow::anyhow!(
-        "sslmode={mode} is not supported by this version: reach PostgreSQL on this machine or through a tunnel, with sslmode=disable"
-    )
+/// What we trust, as certificates.
+fn trusted(roots: &Roots) -> anyhow::Result<RootCertStore> {
+    let mut store = RootCertStore::empty();
+    match roots {
+        Roots::File(path) => {
+            for certificate in tls::read_certificates(path)? {
+                store
+                    .add(certificate)
+                    .with_context(|| format!("trusting the certificates of {}", path.display()))?;
+            }
+        }
+        Roots::System => {
+            let found = rustls_native_certs::load_native_certs();
+            if store.add_parsable_certificates(found.certs).0 == 0 {
+                bail!(
+                    "this machine trusts no certificate authority, so that PostgreSQL's certificate cannot be checked: install ca-certificates, or name a file with sslrootcert=FILE"
+                );
+            }
+        }
+    }
+    Ok(store)
 }
 
-fn sslmode_of(url: &str) -> Option<&str> {
-    let (_, rest) = url.split_once("sslmode=")?;
-    rest.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'))
-        .next()
+fn client_config(roots: RootCertStore) -> ClientConfig {
+    let mut config = ClientConfig::builder_with_provider(tls::provider())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has cipher suites of TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    // What sslnegotiation=direct needs; else nobody asks.
+    config.alpn_protocols = vec![b"postgresql".to_vec()];
+    config
 }
 
 #[cfg(test)]
@@ -218,7 +265,7 @@ mod tests {
 
     #[test]
     fn p15_an_address_shows_no_password() {
-        let address: Address = "postgresql://coditect_app:hunter2@db.test:6432/coditect"
+        let address: Address = "postgresql://coditect_app:hunter2@db.test:6432/coditect?sslmode=disable"
             .parse()
             .unwrap();
         for shown in [address.to_string(), format!("{address:?}")] {
@@ -228,36 +275,10 @@ mod tests {
     }
 
     #[test]
-    fn p15_a_url_that_cannot_be_read_is_not_repeated() {
-        for bad in [
-            "postgresql://u:hunter2@h:port/d",
-            "postgresql://u:hunter2@h/d?nonsense=1",
-            "u:hunter2",
-        ] {
-            let error = format!("{:#}", bad.parse::<Address>().unwrap_err());
-            assert!(!error.contains("hunter2"), "{error}");
-        }
-    }
-
-    #[test]
-    fn tls_that_this_version_cannot_do_is_refused_and_not_ignored() {
-        for mode in ["require", "verify-ca", "verify-full"] {
-            let error = format!("postgresql://u@h/d?sslmode={mode}")
-                .parse::<Address>()
-                .unwrap_err()
-                .to_string();
-            assert!(
-                error.starts_with(&format!("sslmode={mode} is not supported")),
-                "{error}"
-            );
-        }
-        assert!("postgresql://u@h/d?sslmode=disable".parse::<Address>().is_ok());
-    }
-
-    #[test]
     fn only_another_machine_is_out_of_our_hands() {
         let open = |url: &str| url.parse::<Address>().unwrap().is_open_to_eavesdroppers();
-        assert!(open("postgresql://u@db.test/d") && open("postgresql://u@10.0.0.1/d"));
+        assert!(open("postgresql://u@db.test/d?sslmode=disable"));
+        assert!(open("postgresql://u@10.0.0.1/d?sslmode=disable"));
         for here in [
             "postgresql://u@localhost/d",
             "postgresql://u@127.0.0.1/d",

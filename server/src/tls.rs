@@ -174,6 +174,15 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
+/// The certificates of a PEM file, at least one.
+///
+/// # Errors
+/// With the file's name.
+pub(crate) fn read_certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    certificates(&read(path, Readers::Anybody)?)
+        .with_context(|| format!("reading certificates from {}", path.display()))
+}
+
 impl Files {
     fn read(&self) -> anyhow::Result<(CertifiedKey, String)> {
         let cert = read(&self.cert, Readers::Anybody)?;

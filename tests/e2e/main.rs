@@ -23,6 +23,7 @@ mod server_push;
 mod server_random;
 mod server_tasks;
 
+mod transit_postgres;
 mod transit_tls;
 
 mod rules;

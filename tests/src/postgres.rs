@@ -142,8 +142,54 @@ pub fn programs() -> PathBuf {
     )
 }
 
+/// A cluster of one test's own, which speaks TLS on 127.0.0.1 and wants passwords there.
+pub struct TlsCluster {
+    pub port: u16,
+    cluster: Cluster,
+}
+
+/// Who may come in how: by the socket everybody, over TCP with TLS, or without by one role.
+const TLS_HBA: &str = "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n\
+                       hostnossl all plain 127.0.0.1/32 scram-sha-256\n";
+
+impl TlsCluster {
+    /// Starts it with a certificate and its key (PEM); without them it offers no TLS.
+    pub async fn start(pair: Option<(String, String)>) -> TlsCluster {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("finding a free port");
+        let port = listener
+            .local_addr()
+            .expect("a bound socket has an address")
+            .port();
+        drop(listener);
+        let cluster = tokio::task::spawn_blocking(move || {
+            let mut options =
+                format!("-c listen_addresses=127.0.0.1 -c port={port} -c hba_file={{}}/hba.conf");
+            let mut files = vec![("hba.conf", TLS_HBA.to_owned())];
+            if let Some((cert, key)) = pair {
+                options += " -c ssl=on -c ssl_cert_file={}/tls.crt -c ssl_key_file={}/tls.key";
+                files.extend([("tls.crt", cert), ("tls.key", key)]);
+            }
+            spawn_cluster(&options, &files)
+        })
+        .await
+        .expect("starting PostgreSQL");
+        TlsCluster { port, cluster }
+    }
+
+    /// As the superuser, by the socket.
+    pub async fn run(&self, sql: &str) {
+        let host = self.cluster.folder.to_string_lossy().replace('/', "%2F");
+        let url = format!("postgresql://{SUPERUSER}@{host}:{}/postgres", self.port);
+        let (client, connection) = tokio_postgres::connect(&url, NoTls)
+            .await
+            .expect("connecting to the cluster's socket");
+        tokio::spawn(connection);
+        client.batch_execute(sql).await.expect("running a statement");
+    }
+}
+
 async fn start_cluster() -> Cluster {
-    let cluster = tokio::task::spawn_blocking(spawn_cluster)
+    let cluster = tokio::task::spawn_blocking(|| spawn_cluster("-c listen_addresses=", &[]))
         .await
         .expect("starting PostgreSQL");
     let superuser = connect(&cluster.folder, SUPERUSER, "postgres").await;
@@ -168,7 +214,8 @@ async fn start_cluster() -> Cluster {
     cluster
 }
 
-fn spawn_cluster() -> Cluster {
+/// Starts a cluster with options, in which `{}` is its folder, and files in that folder, which only it may read.
+fn spawn_cluster(options: &str, files: &[(&str, String)]) -> Cluster {
     let programs = programs();
     // Not $TMPDIR: the path of a unix socket has 107 characters at most.
     let folder = tempfile::Builder::new()
@@ -184,9 +231,10 @@ fn spawn_cluster() -> Cluster {
         .arg("supervise")
         .arg(&folder)
         .arg(format!(
-            "-k {} -c listen_addresses= -c fsync=off -c synchronous_commit=off -c full_page_writes=off \
+            "-k {} {} -c fsync=off -c synchronous_commit=off -c full_page_writes=off \
              -c max_connections={MAX_CONNECTIONS} -c unix_socket_permissions=0777",
-            folder.display()
+            folder.display(),
+            options.replace("{}", &folder.to_string_lossy()),
         ))
         .env("PATH", path_with(&programs))
         .env("LC_ALL", "C")
@@ -195,10 +243,18 @@ fn spawn_cluster() -> Cluster {
         .stdout(Stdio::piped())
         // A Ctrl-C at the terminal must not end the supervisor before it has cleaned up.
         .process_group(0);
+    for (name, text) in files {
+        let path = folder.join(name);
+        std::fs::write(&path, text).expect("writing a file for PostgreSQL");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("closing a file");
+    }
     if rustix::process::geteuid().is_root() {
         // PostgreSQL refuses to run as root.
         let (uid, gid) = unprivileged_user();
         chown(&folder, Some(uid), Some(gid)).expect("handing the folder to PostgreSQL's user");
+        for (name, _) in files {
+            chown(folder.join(name), Some(uid), Some(gid)).expect("handing a file to PostgreSQL's user");
+        }
         supervisor.uid(uid).gid(gid);
         // The serving processes of the tests run as root and must reach the socket; root may.
     }

@@ -13,7 +13,7 @@ use futures_util::stream::poll_fn;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_postgres::types::Type;
-use tokio_postgres::{AsyncMessage, Client, NoTls};
+use tokio_postgres::{AsyncMessage, Client};
 
 use super::hub::Heads;
 use crate::database::Address;
@@ -74,11 +74,7 @@ async fn carry(heads: &Heads, address: &Address) -> anyhow::Result<()> {
 }
 
 async fn connect(address: &Address) -> anyhow::Result<(Client, mpsc::Receiver<String>)> {
-    let (client, mut connection) = address
-        .config()
-        .connect(NoTls)
-        .await
-        .context("connecting to PostgreSQL")?;
+    let (client, mut connection) = address.open().await?;
     let (sender, received) = mpsc::channel(RECEIVED_MAX);
     tokio::spawn(async move {
         let mut messages = poll_fn(move |cx| connection.poll_message(cx));
