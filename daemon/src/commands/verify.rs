@@ -32,6 +32,8 @@ struct Comparison {
     tables: Vec<Table>,
     /// Rows of excluded projects, which stay here. That is equality, too.
     excluded: u64,
+    /// All that was not refused is equal; this many rows were.
+    equal_but_for: Option<u64>,
     /// Why both sides are not equal although the tables are, or why they cannot be.
     reasons: Vec<String>,
 }
@@ -68,7 +70,10 @@ pub(super) async fn run(json: bool, setup: &Setup) -> Result<(), Fault> {
     }
     match comparison.equal {
         true => Ok(()),
-        false => Err(Fault::failed("this file and the cloud are not equal")),
+        false => Err(Fault::failed(match comparison.equal_but_for {
+            Some(_) => "this file and the cloud are equal, but for what was refused",
+            None => "this file and the cloud are not equal",
+        })),
     }
 }
 
@@ -88,6 +93,8 @@ async fn client(setup: &Setup) -> Result<Client, Fault> {
 /// Both sides at one cursor, if they come to rest.
 async fn settle(client: &Client, setup: &Setup) -> Result<(Local, DigestAnswer), Fault> {
     let daemon = Daemon::of(setup)?;
+    // First of all, so that a server that is down is said at once, and not after the wait for a sync.
+    client.account().await.map_err(fault_of)?;
     let deadline = Instant::now() + SETTLE_LIMIT;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -161,7 +168,9 @@ fn compare(local: &Local, cloud: &DigestAnswer) -> Comparison {
             reasons.push(format!("{} {what}", counted(count, one, many)));
         }
     }
+    let only_refused = local.quarantined > 0 && reasons.len() == 1 && tables.iter().all(|table| table.equal);
     Comparison {
+        equal_but_for: only_refused.then_some(local.quarantined),
         equal: reasons.is_empty() && tables.iter().all(|table| table.equal),
         epoch: cloud.epoch,
         cursor: cloud.cursor,
@@ -235,7 +244,14 @@ fn page(comparison: &Comparison) -> String {
         text.push_str(reason);
         text.push('\n');
     }
-    let verdict = if comparison.equal { "equal" } else { "not equal" };
+    let verdict = match (comparison.equal, comparison.equal_but_for) {
+        (true, _) => "equal".to_owned(),
+        (false, Some(rows)) => format!(
+            "equal, but for {}",
+            counted(rows, "row that was refused", "rows that were refused")
+        ),
+        (false, None) => "not equal".into(),
+    };
     text.push_str(&format!(
         "{verdict} at cursor {} (epoch {})\n",
         comparison.cursor, comparison.epoch
@@ -318,6 +334,21 @@ mod tests {
             text.contains("DIFFERS") && text.contains("hashes from 2e: 0 here, 1 in the cloud"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn p16_with_refused_rows_alone_the_verdict_is_equal_but_for_these() {
+        let (mut local, cloud) = both();
+        local.quarantined = 2;
+        let comparison = compare(&local, &cloud);
+        assert!(!comparison.equal);
+        assert!(
+            page(&comparison).ends_with("equal, but for 2 rows that were refused at cursor 5 (epoch 1)\n"),
+            "{}",
+            page(&comparison)
+        );
+        local.pending = 1;
+        assert!(page(&compare(&local, &cloud)).contains("\nnot equal at"));
     }
 
     #[test]
