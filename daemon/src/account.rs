@@ -68,6 +68,11 @@ impl Account {
         }
     }
 
+    /// The account in words.
+    pub fn whose(&self) -> String {
+        format!("{} of {}, at {}", self.user, self.tenant, self.server)
+    }
+
     /// The name of this account's secret. User and server are part of it, so that a crash between two logins cannot
     /// send one server's token to another; the path keeps two workstations of one user apart.
     pub fn credential_key(&self, account_path: &Path) -> String {

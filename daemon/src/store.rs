@@ -87,16 +87,8 @@ pub enum StoreError {
     Newer { path: String, found: i64, known: i64 },
     #[error("{path}: {source}")]
     Shape { path: String, source: ShapeError },
-    #[error(
-        "{path} belongs to user {user} of tenant {tenant} on server {instance}; \
-         log in as that user, or use another file (--context-db)"
-    )]
-    BoundElsewhere {
-        path: String,
-        instance: String,
-        tenant: String,
-        user: String,
-    },
+    #[error("{path} belongs to {whose}; log in as that user, or use another file (--context-db)")]
+    BoundElsewhere { path: String, whose: String },
     #[error("{path}: cannot create the file: {source}")]
     Create { path: String, source: std::io::Error },
     #[error("{path} is no SQLite database; move it away or name another file (--context-db)")]
@@ -262,20 +254,12 @@ impl Store {
         let path = self.path.display().to_string();
         self.write(|tx, _| {
             if let Some(bound) = binding(tx)? {
-                if bound
-                    == (Binding {
-                        instance,
-                        tenant,
-                        user: user.clone(),
-                    })
-                {
+                if (bound.instance, bound.tenant, &bound.user) == (instance, tenant, user) {
                     return Ok(());
                 }
                 return Err(StoreError::BoundElsewhere {
                     path,
-                    instance: bound.instance.to_string(),
-                    tenant: bound.tenant.to_string(),
-                    user: bound.user.to_string(),
+                    whose: bound.whose,
                 });
             }
             set_value(tx, "bound_instance", instance.to_string())?;
@@ -283,6 +267,14 @@ impl Store {
             set_value(tx, "bound_user", user.as_str())?;
             Ok(())
         })
+    }
+
+    /// What the account is called to which the file is bound, so that a refusal can say it.
+    pub fn name_binding(&mut self, whose: &str) -> rusqlite::Result<()> {
+        if value::<String>(&self.conn, "bound_whose")?.as_deref() == Some(whose) {
+            return Ok(());
+        }
+        self.write(|tx, _| set_value(tx, "bound_whose", whose))
     }
 
     pub fn binding(&self) -> rusqlite::Result<Option<Binding>> {
@@ -411,6 +403,8 @@ pub struct Binding {
     pub instance: Uuid,
     pub tenant: TenantId,
     pub user: UserId,
+    /// By its names where they were noted, else by its ids.
+    pub whose: String,
 }
 
 /// The account of a file that may have none of our tables.
@@ -446,8 +440,10 @@ fn binding(conn: &Connection) -> rusqlite::Result<Option<Binding>> {
         parsed(conn, "bound_tenant")?,
         parsed(conn, "bound_user")?,
     );
+    let named: Option<String> = value(conn, "bound_whose")?;
     Ok(match (instance, tenant, user) {
         (Some(instance), Some(tenant), Some(user)) => Some(Binding {
+            whose: named.unwrap_or_else(|| format!("user {user} of tenant {tenant} on server {instance}")),
             instance,
             tenant,
             user,

@@ -58,6 +58,7 @@ pub(super) async fn run(args: &cli::Login, setup: &Setup) -> Result<(), Fault> {
             .map_err(anyhow::Error::new)?;
     // A new file is bound only now: without a place for the token it must stay free for another account.
     store.bind(instance, tenant, &user).map_err(store_fault)?;
+    store.name_binding(&account.whose()).map_err(anyhow::Error::new)?;
     account.save(&setup.paths.account)?;
     if let Some(before) = before {
         forget_former(&before, &account, setup);

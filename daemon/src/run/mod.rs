@@ -287,7 +287,7 @@ impl Daemon {
                 outcome
             }
         };
-        outcome.unwrap_or_else(|error| files::failed(&error))
+        outcome.unwrap_or_else(|error| files::failed(&error, &self.paths.context_db))
     }
 
     async fn look(&mut self) -> anyhow::Result<Outcome> {
@@ -500,18 +500,21 @@ impl Daemon {
         };
         self.account = Some(account.clone());
         let Some(files) = &self.files else { return Ok(None) };
-        let bound = files
-            .binding()?
-            .context("context.db is bound to no account: log in again")?;
+        let bound = files.binding()?.with_context(|| {
+            format!(
+                "{} is not the file of the last login, which was removed or replaced by a new one; \
+                     log in again, and all that is in the cloud comes into it",
+                self.paths.context_db.display()
+            )
+        })?;
         anyhow::ensure!(
             bound.instance == account.instance_id
                 && bound.tenant == account.tenant_id
                 && bound.user == account.user_id,
-            "context.db belongs to user {} of tenant {}, the login is that of {} of tenant {}",
-            bound.user,
-            bound.tenant,
-            account.user_id,
-            account.tenant_id
+            "{} belongs to {}, the login is that of {}",
+            self.paths.context_db.display(),
+            bound.whose,
+            account.whose()
         );
         let Some(secret) = secret else { return Ok(None) };
         Client::new(&account.server, files.device_id()?, &secret).map(Some)

@@ -335,7 +335,7 @@ fn a_file_of_one_user_is_not_logged_in_to_by_another() {
     let output = home.run_with(&login, "token-of-2");
     assert_eq!(code(&output), 1);
     assert!(
-        stderr(&output).contains("belongs to user 1"),
+        stderr(&output).contains("belongs to 1@acme.test of acme"),
         "{}",
         stderr(&output)
     );
