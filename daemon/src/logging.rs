@@ -20,7 +20,10 @@ pub fn start(level: &str) {
     let (filter, handle) = reload::Layer::new(named.unwrap_or_else(|_| EnvFilter::new(level)));
     let lines = fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_ansi(std::io::stderr().is_terminal())
+        // A log that cannot be written, on a full disk most likely, must not end the daemon: it would be told on standard
+        // error, where it cannot be written either, and that is a panic.
+        .log_internal_errors(false);
     tracing_subscriber::registry().with(filter).with(lines).init();
     if is_free {
         // Set once: a process starts its log once.

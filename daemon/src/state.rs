@@ -5,7 +5,7 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use rusqlite::{Connection, OptionalExtension as _};
@@ -29,13 +29,15 @@ const SCHEMA: &str = "
 #[derive(Debug)]
 pub struct State {
     conn: Connection,
+    path: PathBuf,
 }
 
 impl State {
-    /// Opens the file; one that is no database is set aside, since all of it can be made anew.
+    /// Opens the file; one that is no database is set aside, since all of it can be made anew. One that cannot be used
+    /// for another reason, such as a full disk, is good again later.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         Self::try_open(path).or_else(|error| {
-            if !path.exists() {
+            if !is_damaged(&error) {
                 return Err(error);
             }
             let aside = path.with_extension("db.broken");
@@ -60,7 +62,10 @@ impl State {
         conn.pragma_update(None, "synchronous", "FULL")
             .with_context(doing)?;
         conn.execute_batch(SCHEMA).with_context(doing)?;
-        Ok(Self { conn })
+        Ok(Self {
+            conn,
+            path: path.to_path_buf(),
+        })
     }
 
     /// The batch in flight.
@@ -101,6 +106,10 @@ impl State {
 
     /// Makes `batch` the one in flight; others of its push_seq stay as variants.
     pub fn put_batch(&mut self, batch: &Batch) -> anyhow::Result<()> {
+        self.write_batch(batch).with_context(|| self.writing())
+    }
+
+    fn write_batch(&mut self, batch: &Batch) -> anyhow::Result<()> {
         let tx = self.conn.transaction()?;
         tx.execute("UPDATE batch SET current = 0", [])?;
         if !holds(Rule::VariantsKept) {
@@ -119,13 +128,17 @@ impl State {
     }
 
     pub fn clear_batch(&mut self) -> anyhow::Result<()> {
-        self.conn.execute("DELETE FROM batch", [])?;
+        self.conn
+            .execute("DELETE FROM batch", [])
+            .with_context(|| self.writing())?;
         Ok(())
     }
 
     /// The batch is not sent any more, but may have arrived: it stays as a variant of its push_seq.
     pub fn retire_batch(&mut self) -> anyhow::Result<()> {
-        self.conn.execute("UPDATE batch SET current = 0", [])?;
+        self.conn
+            .execute("UPDATE batch SET current = 0", [])
+            .with_context(|| self.writing())?;
         Ok(())
     }
 
@@ -141,12 +154,28 @@ impl State {
 
     /// Remembered over restarts: somebody who paused means it.
     pub fn set_paused(&mut self, paused: bool) -> anyhow::Result<()> {
-        self.conn.execute(
-            "INSERT OR REPLACE INTO value (key, value) VALUES ('paused', ?1)",
-            [paused],
-        )?;
+        self.conn
+            .execute(
+                "INSERT OR REPLACE INTO value (key, value) VALUES ('paused', ?1)",
+                [paused],
+            )
+            .with_context(|| self.writing())?;
         Ok(())
     }
+
+    fn writing(&self) -> String {
+        format!("writing {}", self.path.display())
+    }
+}
+
+fn is_damaged(error: &anyhow::Error) -> bool {
+    let code = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<rusqlite::Error>()?.sqlite_error_code());
+    matches!(
+        code,
+        Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt)
+    )
 }
 
 fn parsed(meta: &str, body: Vec<u8>) -> Option<Batch> {

@@ -43,4 +43,5 @@ mod offline_tasks;
 mod poison;
 mod service;
 mod show;
+mod status;
 mod workstation;

@@ -13,6 +13,7 @@ pub mod contents;
 pub mod daemon;
 pub mod manager;
 pub mod proxy;
+pub mod small_disk;
 pub mod stepped;
 pub mod two_devices;
 pub mod writer;

@@ -1,5 +1,6 @@
 //! The blocking side of the loop: every step that reads or writes context.db or our state file, one hop each.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -535,17 +536,26 @@ impl Files {
     }
 }
 
-/// A failure on the files as an outcome. What the file's owner can mend is told apart by the code.
-pub(super) fn failed(error: &anyhow::Error) -> Outcome {
+/// A failure on the files as an outcome. What the file's owner can mend is told apart by the code. An error that names no
+/// file is of context.db.
+pub(super) fn failed(error: &anyhow::Error, context_db: &Path) -> Outcome {
     let (trouble, code) = match error.downcast_ref::<ApplyError>() {
         // Not the file's fault; another answer may make sense.
         Some(ApplyError::Protocol(_)) => (Trouble::Server, "bad_answer"),
         Some(ApplyError::Sqlite(_)) | None => (Trouble::File, code_of(error)),
     };
+    let mut message = told_once(error);
+    if trouble == Trouble::File && !message.contains('/') {
+        let path = context_db.display();
+        message = match message.strip_prefix("context.db: ") {
+            Some(message) => format!("{path}: {message}"),
+            None => format!("{path}: {message}"),
+        };
+    }
     Outcome::Failed {
         trouble,
         code: code.into(),
-        message: told_once(error),
+        message,
     }
 }
 
@@ -569,7 +579,26 @@ fn code_of(error: &anyhow::Error) -> &'static str {
         }
         cause.downcast_ref::<rusqlite::Error>()?.sqlite_error_code()
     });
-    shape.unwrap_or(match sqlite {
+    let io = error
+        .chain()
+        .find_map(|cause| Some(cause.downcast_ref::<std::io::Error>()?.kind()));
+    let io = match io {
+        Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => Some("disk_full"),
+        Some(ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied) => Some("read_only_file"),
+        Some(_) | None => None,
+    };
+    // The shared memory beside the file cannot be made larger, which has one reason in practice.
+    let no_memory_file = |error: &rusqlite::Error| {
+        matches!(error, rusqlite::Error::SqliteFailure(failure, _)
+            if failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
+    };
+    if error
+        .chain()
+        .any(|cause| cause.downcast_ref().is_some_and(no_memory_file))
+    {
+        return "disk_full";
+    }
+    io.or(shape).unwrap_or(match sqlite {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "database_locked",
         Some(ErrorCode::DiskFull) => "disk_full",
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => "read_only_file",

@@ -63,10 +63,15 @@ fn blocked(code: Option<&str>, paths: &Paths) -> Next {
     let file = quoted(&paths.context_db.display().to_string());
     let folder = paths.context_db.parent().unwrap_or(&paths.context_db);
     let folder = quoted(&folder.display().to_string());
+    let state_folder = paths.state_db.parent().unwrap_or(&paths.state_db);
+    let state_folder = quoted(&state_folder.display().to_string());
     let (step, command) = match code {
         Some("disk_full") => (
             "free some space on this disk; it then goes on by itself, and nothing is lost meanwhile",
-            format!("df -h {folder}"),
+            match state_folder == folder {
+                true => format!("df -h {folder}"),
+                false => format!("df -h {folder} {state_folder}"),
+            },
         ),
         Some("read_only_file") => (
             "make the file and its folder writable for you, or their file system; it then goes on by itself",

@@ -463,7 +463,7 @@ fn p9_polling_and_looking_write_nothing_to_context_db() {
 }
 
 fn code_of_failure(error: anyhow::Error) -> (Trouble, String) {
-    let outcome = failed(&error);
+    let outcome = failed(&error, Path::new("/h/context.db"));
     let Outcome::Failed { trouble, code, .. } = outcome else {
         panic!("{outcome:?}")
     };
