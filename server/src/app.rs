@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{any, get, post};
+use axum::routing::any;
 use coditect_shared::limits::PUSH_BODY_MAX_BYTES;
 use deadpool_postgres::Pool;
 use tokio::net::TcpListener;
@@ -21,9 +21,10 @@ use crate::error::ApiError;
 use crate::events::Heads;
 use crate::keys::Issuer;
 use crate::limits::{self, OPEN_REQUESTS};
+use crate::membership::Memberships;
 use crate::push::turns::Turns;
 use crate::tls::Tls;
-use crate::{account, answer, connections, digest, events, health, pull, push, stats};
+use crate::{answer, connections, routes};
 
 /// How long open requests may go on after the signal to stop; `serve` ends within 2 s, cluster not counted.
 const DRAIN: Duration = Duration::from_millis(1500);
@@ -37,6 +38,8 @@ pub struct AppState {
     pub heads: Heads,
     /// Where pushes of one tenant queue before they take a connection.
     pub turns: Turns,
+    /// What callers may do, as it was read lately.
+    pub memberships: Memberships,
     /// The key of the access tokens.
     pub keys: Arc<Issuer>,
     /// Names this database for its whole life; clients bind their files to it.
@@ -54,6 +57,7 @@ impl AppState {
             pool,
             heads: Heads::default(),
             turns: Turns::default(),
+            memberships: Memberships::default(),
             keys,
             instance_id,
             stopping,
@@ -64,20 +68,7 @@ impl AppState {
 
 /// All routes, with the layers around them.
 pub fn router(state: AppState) -> Router {
-    let api = Router::new()
-        .route("/account", get(account::show))
-        .route("/context/push", post(push::push))
-        .route("/context/pull", get(pull::pull))
-        .route("/context/events", get(events::events))
-        .route("/context/digest", get(digest::digest))
-        .route("/context/stats", get(stats::stats));
-    Router::new()
-        .nest("/api/v1", api)
-        .route("/health", get(health::alive))
-        .route("/health/", get(health::alive))
-        .route("/health/ready", get(health::ready))
-        .route("/health/ready/", get(health::ready))
-        .route("/.well-known/jwks.json", get(health::jwks))
+    routes::router(&state)
         .fallback(any(no_such_route))
         // Read from below: the bytes on the wire are limited, then decompressed, then limited again as they come out,
         // so that a small body cannot unfold without end.

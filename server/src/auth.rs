@@ -46,7 +46,7 @@ pub struct Claims {
     pub iss: String,
 }
 
-/// Who asks. As an argument of a handler it is taken from the bearer token, and the handler runs only with one.
+/// Who asks. [`crate::routes`] finds out before it calls a handler, which takes it as an argument.
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub tenant: TenantId,
@@ -115,11 +115,34 @@ pub fn verify(issuer: &Issuer, token: &str) -> Result<Caller, ApiError> {
     })
 }
 
+/// Who asks, by the bearer token, with the role that the membership has now.
+///
+/// # Errors
+/// 401 without a good token, and with `membership_ended` for whoever is no member; 503 if the database is away.
+pub(crate) async fn authenticate(state: &AppState, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    let said = verify(&state.keys, bearer(headers)?)?;
+    let role = state
+        .memberships
+        .role(&state.pool, said.tenant, &said.user)
+        .await?
+        .ok_or_else(|| {
+            unauthorized(
+                "membership_ended",
+                "the user is no member of this tenant any more",
+            )
+        })?;
+    Ok(Caller { role, ..said })
+}
+
 impl FromRequestParts<AppState> for Caller {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Caller, ApiError> {
-        verify(&state.keys, bearer(&parts.headers)?)
+    async fn from_request_parts(parts: &mut Parts, _state: &AppState) -> Result<Caller, ApiError> {
+        parts
+            .extensions
+            .get::<Caller>()
+            .cloned()
+            .ok_or_else(|| ApiError::Internal(anyhow::anyhow!("a public route asks who calls")))
     }
 }
 

@@ -9,14 +9,21 @@ use coditect_shared::wire::DigestAnswer;
 use tokio_postgres::types::Type;
 
 use crate::app::AppState;
-use crate::auth::{Action, Caller};
+use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::history;
+use crate::routes::Doc;
 use crate::tenant::TenantTx;
+
+/// For the OpenAPI document.
+pub(crate) fn doc() -> Doc {
+    Doc::new("Digests of the user's rows")
+        .description("By which a device proves that it holds the same: rows and digest of each table, by the first byte of the hash.")
+        .json::<DigestAnswer>(200, "All of one snapshot.")
+}
 
 /// The route.
 pub async fn digest(State(state): State<AppState>, caller: Caller) -> Result<Json<DigestAnswer>, ApiError> {
-    caller.role.may(Action::Read)?;
     let tx = TenantTx::begin_snapshot(&state.pool, caller.tenant, &caller.user).await?;
     let (tenant, head, messages, tasks, task_messages) = tokio::try_join!(biased;
         history::tenant_head(&tx, &caller),

@@ -23,8 +23,8 @@ pub enum ApiError {
     #[error("{message}")]
     Unauthorized { code: &'static str, message: String },
     /// 403: the caller's role does not reach that far.
-    #[error("{0}")]
-    Forbidden(String),
+    #[error("{message}")]
+    Forbidden { code: &'static str, message: String },
     /// 404: not there, or another tenant's, which is the same to the caller.
     #[error("{0}")]
     NotFound(String),
@@ -82,7 +82,7 @@ impl ApiError {
     pub fn status(&self) -> StatusCode {
         match self {
             ApiError::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
-            ApiError::Forbidden(_) => StatusCode::FORBIDDEN,
+            ApiError::Forbidden { .. } => StatusCode::FORBIDDEN,
             ApiError::NotFound(_) => StatusCode::NOT_FOUND,
             ApiError::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::TlsNeeded => StatusCode::BAD_REQUEST,
@@ -102,9 +102,9 @@ impl ApiError {
     pub fn code(&self) -> &'static str {
         match self {
             ApiError::Unauthorized { code, .. }
+            | ApiError::Forbidden { code, .. }
             | ApiError::Conflict { code, .. }
             | ApiError::Gone { code, .. } => code,
-            ApiError::Forbidden(_) => "forbidden",
             ApiError::NotFound(_) => "not_found",
             ApiError::MethodNotAllowed(_) => "method_not_allowed",
             ApiError::TlsNeeded => "tls_needed",
@@ -126,7 +126,7 @@ impl ApiError {
             ApiError::Invalid { field, .. } => json!({"field": field}),
             ApiError::TimedOut(limit) => json!({"limit_secs": limit.as_secs()}),
             ApiError::Unauthorized { .. }
-            | ApiError::Forbidden(_)
+            | ApiError::Forbidden { .. }
             | ApiError::NotFound(_)
             | ApiError::MethodNotAllowed(_)
             | ApiError::TlsNeeded
@@ -144,7 +144,7 @@ impl ApiError {
             ApiError::Unavailable(_) | ApiError::TimedOut(_) => Some(RETRY_AFTER),
             ApiError::TooManyRequests { retry_after, .. } => Some(*retry_after),
             ApiError::Unauthorized { .. }
-            | ApiError::Forbidden(_)
+            | ApiError::Forbidden { .. }
             | ApiError::NotFound(_)
             | ApiError::MethodNotAllowed(_)
             | ApiError::TlsNeeded
@@ -162,7 +162,7 @@ impl ApiError {
         match self {
             ApiError::Unavailable(cause) | ApiError::Internal(cause) => Some(cause),
             ApiError::Unauthorized { .. }
-            | ApiError::Forbidden(_)
+            | ApiError::Forbidden { .. }
             | ApiError::NotFound(_)
             | ApiError::MethodNotAllowed(_)
             | ApiError::TlsNeeded

@@ -1,7 +1,7 @@
 //! The sync server: tenant-scoped rows in PostgreSQL, where row level security has the last word.
 //!
 //! Reading order: [`cli`] and `serve` start it; [`app`] ties everything together, [`answer`] and `limits` stand around
-//! every request; [`auth`] turns a token into a caller; [`tenant`] is the only way to tenant data; then one module for
+//! every request; [`routes`] is the table of them; [`auth`] turns a token into a caller; [`tenant`] is the only way to tenant data; then one module for
 //! each route. [`database`], [`migrate`] and [`cluster`] are the ground below, `admin` the operator's side door.
 
 pub mod cli;
@@ -12,12 +12,14 @@ pub mod answer;
 pub mod app;
 mod connections;
 mod limits;
+pub mod routes;
 pub mod tls;
 
 pub mod auth;
 pub mod body;
 pub mod error;
 pub mod keys;
+pub mod membership;
 pub mod role;
 pub mod tenant;
 

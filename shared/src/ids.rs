@@ -11,11 +11,13 @@ use crate::limits::USER_ID_MAX_CHARS;
 /// A customer organisation. Rendered as lower-case hyphenated UUID, which is also how it enters hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TenantId(pub Uuid);
 
 /// One context.db: a random UUID that lives in the file it speaks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeviceId(pub Uuid);
 
 /// A user within a tenant: 1 to 63 characters of `[A-Za-z0-9_.:@|-]`.
@@ -23,6 +25,7 @@ pub struct DeviceId(pub Uuid);
 /// The narrow alphabet lets the server render it into `SET LOCAL app.user_id = '…'`, which takes no parameters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String, max_length = 63, pattern = "^[A-Za-z0-9_.:@|-]+$"))]
 pub struct UserId(String);
 
 /// Why a text is no id.

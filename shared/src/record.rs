@@ -9,6 +9,7 @@ use crate::{ContentHash, DeviceId};
 /// How a sender names a record of its push, and finds it again in the answer. The receiver only echoes it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum RecordRef {
     Number(i64),
     Text(String),
@@ -16,6 +17,7 @@ pub enum RecordRef {
 
 /// A message's identity: session, hash and occurrence at its first sending, kept through every later edit.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Origin {
     pub session_id: String,
     pub content_hash: ContentHash,
@@ -26,6 +28,7 @@ pub struct Origin {
 
 /// A position in the history of one tenant. Epochs order before cursors: a restored server starts a new one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Stamp {
     pub epoch: i64,
     pub cursor: i64,
@@ -33,6 +36,7 @@ pub struct Stamp {
 
 /// A message on the wire, in either direction.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct MessageRecord {
     #[serde(rename = "ref", default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<RecordRef>,
@@ -84,6 +88,7 @@ pub struct MessageRecord {
 
 /// A task on the wire, in either direction.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TaskRecord {
     #[serde(rename = "ref", default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<RecordRef>,
@@ -133,6 +138,7 @@ pub struct TaskRecord {
 
 /// A link from a task to a message of its span.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LinkRecord {
     #[serde(rename = "ref", default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<RecordRef>,

@@ -14,9 +14,12 @@ pub const DEVICE_HEADER: &str = "x-device-id";
 ///
 /// The batch's digest is the SHA-256 of this body before compression, in the very bytes that were sent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PushRequest {
+    #[cfg_attr(feature = "openapi", schema(minimum = 1))]
     pub epoch: i64,
     /// From 1, one more with each batch that the server has committed.
+    #[cfg_attr(feature = "openapi", schema(minimum = 1))]
     pub push_seq: i64,
     #[serde(default)]
     pub messages: Vec<MessageRecord>,
@@ -29,6 +32,7 @@ pub struct PushRequest {
 /// What became of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Verdict {
     /// Written under a new cursor.
     Stored,
@@ -43,6 +47,7 @@ pub enum Verdict {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RecordVerdict {
     #[serde(rename = "ref")]
     pub reference: RecordRef,
@@ -52,6 +57,7 @@ pub struct RecordVerdict {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Rejection {
     #[serde(rename = "ref")]
     pub reference: RecordRef,
@@ -61,6 +67,7 @@ pub struct Rejection {
 
 /// Answer to a push. Sent again word for word when the same batch comes twice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PushAnswer {
     /// Records stored.
     pub synced: usize,
@@ -79,6 +86,7 @@ pub struct PushAnswer {
 
 /// Details of 409 `push_seq_conflict`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PushConflict {
     /// Digest of the batch that the server committed under this push_seq.
     pub digest: ContentHash,
@@ -87,19 +95,24 @@ pub struct PushConflict {
 
 /// Query of `GET /api/v1/context/pull`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 pub struct PullQuery {
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", param(minimum = 0, default = 0))]
     pub cursor: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 5000, default = 100))]
     pub limit: Option<u32>,
     /// Mark that came with `cursor`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mark: Option<String>,
     /// The newest cursor and mark of any answer ever seen, as `CURSOR:MARK`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", param(pattern = "^[0-9]+:.*$"))]
     pub witness: Option<String>,
     /// A replica serves only if it has reached this cursor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", param(minimum = 0))]
     pub at_least: Option<i64>,
     /// Only stubs, of every row, whoever pushed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -109,6 +122,7 @@ pub struct PullQuery {
 /// Answer to a pull: the rows above the cursor asked for, of one snapshot. The three lists and the stubs together
 /// are in the order of `sync_cursor`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PullPage {
     pub messages: Vec<MessageRecord>,
     pub tasks: Vec<TaskRecord>,
@@ -130,6 +144,7 @@ pub struct PullPage {
 /// What proves that a row is stored, without its body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Stub {
     Message {
         origin: Origin,
@@ -151,6 +166,7 @@ pub enum Stub {
 
 /// Answer of `GET /api/v1/context/digest`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DigestAnswer {
     pub epoch: i64,
     /// The user's head in the snapshot that was read.
@@ -162,12 +178,14 @@ pub struct DigestAnswer {
 
 /// Data of a `head` event of `GET /api/v1/context/events`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HeadEvent {
     pub cursor: i64,
 }
 
 /// Answer of `GET /api/v1/account`: whom a token speaks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Account {
     /// Made with the server's database; a context.db is bound to it.
     pub instance_id: Uuid,
@@ -183,12 +201,14 @@ pub struct Account {
 
 /// Body of every error.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorBody {
     pub error: ErrorDetail,
     pub meta: ErrorMeta,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorDetail {
     pub code: String,
     pub message: String,
@@ -197,6 +217,7 @@ pub struct ErrorDetail {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorMeta {
     pub request_id: String,
     pub timestamp: String,

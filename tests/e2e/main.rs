@@ -21,6 +21,8 @@ mod server_order;
 mod server_pull;
 mod server_push;
 mod server_random;
+mod server_roles;
+mod server_routes;
 mod server_tasks;
 
 mod transit_postgres;

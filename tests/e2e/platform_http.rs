@@ -60,7 +60,7 @@ async fn a_token_of_a_user_who_is_gone_is_refused() {
     caller.user = UserId::from(Uuid::new_v4());
     assert_eq!(
         code(&server.api(&caller).get("/api/v1/account").await, 401),
-        "token_invalid"
+        "membership_ended"
     );
 }
 

@@ -189,7 +189,7 @@ async fn a_viewer_reads_and_does_not_write() {
             vec![message("s", "x")],
         ))
         .await;
-    assert_eq!(reply.error(403).error.code, "forbidden");
+    assert_eq!(reply.error(403).error.code, "read_only");
     assert_eq!(viewer.pull(0).await.cursor, 0);
     assert_eq!(server.database.count("context_messages").await, 0);
 }

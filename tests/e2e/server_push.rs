@@ -103,6 +103,8 @@ async fn a_long_answer_is_kept_until_the_next_push_and_marks_for_ever() {
 async fn a_token_whose_tenant_was_deleted_writes_nothing() {
     let server = TestServer::start().await;
     let (caller, api) = server.acme().await;
+    // So that the role is known, and believed for some seconds more.
+    assert!(api.get("/api/v1/account").await.status.is_success());
     let look = server.database.look().await;
     look.execute("DELETE FROM tenants WHERE tenant_id = $1", &[&caller.tenant.0])
         .await
@@ -112,6 +114,11 @@ async fn a_token_whose_tenant_was_deleted_writes_nothing() {
     let reply = api.try_pull(&PullQuery::default()).await;
     assert_eq!(reply.error(401).error.code, "token_invalid");
     assert_eq!(server.database.count("context_heads").await, 0);
+    server.state.memberships.forget(caller.tenant, &caller.user);
+    assert_eq!(
+        api.get("/api/v1/account").await.error(401).error.code,
+        "membership_ended"
+    );
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use coditect_server::auth::{self, Caller, Role};
 use coditect_server::database::Address;
 use coditect_server::events;
 use coditect_server::keys::Issuer;
+use coditect_server::membership::Memberships;
 use coditect_server::tls::Tls;
 use coditect_shared::{TenantId, UserId};
 use jiff::Timestamp;
@@ -64,7 +65,8 @@ impl TestServer {
             .await
             .expect("reading the instance id")
             .get(0);
-        let (url, state, stop) = serve(&serving, Arc::new(keys), instance, tls).await;
+        let state = state(&serving, Arc::new(keys), instance);
+        let (url, stop) = serve(&serving, state.clone(), tls).await;
         TestServer {
             url,
             database,
@@ -76,12 +78,30 @@ impl TestServer {
 
     /// A second server of the same database, which knows of the first only through PostgreSQL.
     pub async fn beside(&self) -> SecondServer {
-        let serving = self
+        let serving: Address = self
             .database
             .app_url()
             .parse()
             .expect("the server reads our URLs");
-        let (url, state, stop) = serve(&serving, self.state.keys.clone(), self.state.instance_id, None).await;
+        let state = state(&serving, self.state.keys.clone(), self.state.instance_id);
+        let (url, stop) = serve(&serving, state.clone(), None).await;
+        SecondServer {
+            url,
+            state,
+            _stop: stop,
+        }
+    }
+
+    /// A second server of the same database that believes no role for longer than a request: changes count at once.
+    pub async fn beside_and_distrustful(&self) -> SecondServer {
+        let serving: Address = self
+            .database
+            .app_url()
+            .parse()
+            .expect("the server reads our URLs");
+        let mut state = state(&serving, self.state.keys.clone(), self.state.instance_id);
+        state.memberships = Memberships::believed_for(Duration::ZERO);
+        let (url, stop) = serve(&serving, state.clone(), None).await;
         SecondServer {
             url,
             state,
@@ -162,14 +182,11 @@ pub struct SecondServer {
     _stop: oneshot::Sender<()>,
 }
 
-async fn serve(
-    serving: &Address,
-    keys: Arc<Issuer>,
-    instance: Uuid,
-    tls: Option<Tls>,
-) -> (String, AppState, oneshot::Sender<()>) {
-    let pool = serving.pool().expect("making a pool");
-    let state = AppState::new(pool, keys, instance);
+fn state(serving: &Address, keys: Arc<Issuer>, instance: Uuid) -> AppState {
+    AppState::new(serving.pool().expect("making a pool"), keys, instance)
+}
+
+async fn serve(serving: &Address, state: AppState, tls: Option<Tls>) -> (String, oneshot::Sender<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("listening");
     let address = listener.local_addr().expect("a bound socket has an address");
     let (stop, stopped) = oneshot::channel::<()>();
@@ -182,8 +199,8 @@ async fn serve(
         None => format!("http://{address}"),
     };
     tokio::spawn(app::serve_with(listener, tls, state.clone(), shutdown));
-    tokio::spawn(events::run(state.clone(), serving.clone()));
-    (url, state, stop)
+    tokio::spawn(events::run(state, serving.clone()));
+    (url, stop)
 }
 
 /// The real `coditect-server` on a database of its own. Dropped, it is killed.

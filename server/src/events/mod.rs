@@ -20,10 +20,11 @@ use futures_util::stream::unfold;
 use tokio::time::{Instant, sleep_until};
 
 use crate::app::AppState;
-use crate::auth::{Action, Caller};
+use crate::auth::Caller;
 use crate::database::Address;
 use crate::error::ApiError;
 use crate::history;
+use crate::routes::Doc;
 use crate::tenant::TenantTx;
 
 pub use hub::Heads;
@@ -48,12 +49,20 @@ pub async fn run(state: AppState, address: Address) {
     }
 }
 
+/// For the OpenAPI document.
+pub(crate) fn doc() -> Doc {
+    Doc::new("Tells when the user's head moves")
+        .description(
+            "Server-sent events named `head` with `{\"cursor\": n}`, the first at once. The stream ends after some 15 minutes; connect anew.",
+        )
+        .text(200, "text/event-stream", "The stream.")
+}
+
 /// The route.
 pub async fn events(
     State(state): State<AppState>,
     caller: Caller,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
-    caller.role.may(Action::Read)?;
     // Subscribed first, looked second: a push between the two is told, at worst twice.
     let subscription = state.heads.subscribe(caller.tenant, &caller.user);
     let head = current_head(&state, &caller).await?;

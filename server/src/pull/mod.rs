@@ -16,10 +16,27 @@ use serde_json::json;
 use tokio_postgres::types::Type;
 
 use crate::app::AppState;
-use crate::auth::{Action, Caller, Device};
+use crate::auth::{Caller, Device};
 use crate::error::{ApiError, tenant_gone};
 use crate::history::{self, TenantHead};
+use crate::routes::Doc;
 use crate::tenant::TenantTx;
+
+/// For the OpenAPI document.
+pub(crate) fn doc() -> Doc {
+    Doc::new("Rows above a cursor")
+        .description("In cursor order over all tables; what the asking device pushed itself comes as stubs.")
+        .device()
+        .query::<PullQuery>()
+        .json::<PullPage>(
+            200,
+            "One page; `has_more` says whether to go on from its `cursor`.",
+        )
+        .refuses(
+            409,
+            "`history_diverged`: the history that the device has seen is none of this server's.",
+        )
+}
 
 /// The route.
 pub async fn pull(
@@ -28,7 +45,6 @@ pub async fn pull(
     Device(device): Device,
     Query(pairs): Query<Vec<(String, String)>>,
 ) -> Result<Json<PullPage>, ApiError> {
-    caller.role.may(Action::Read)?;
     let asked = query::parse(&pairs)?;
     let tx = TenantTx::begin_snapshot(&state.pool, caller.tenant, &caller.user).await?;
     let wanted = rows::Wanted {

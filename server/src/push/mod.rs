@@ -27,15 +27,31 @@ use tracing::Instrument as _;
 
 use crate::answer::RequestId;
 use crate::app::AppState;
-use crate::auth::{Action, Caller, Device};
+use crate::auth::{Caller, Device};
 use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::history;
+use crate::routes::Doc;
 use crate::rules::{Rule, holds};
 use crate::tenant::TenantTx;
 
 use intake::Intake;
 use lock::{Committed, Head};
+
+/// For the OpenAPI document.
+pub(crate) fn doc() -> Doc {
+    Doc::new("A device's batch")
+        .description(
+            "Stored in one transaction, once: the same bytes sent again get the stored answer. A bad record is refused alone, in `rejected`.",
+        )
+        .device()
+        .body::<PushRequest>()
+        .json::<PushAnswer>(200, "What became of the records.")
+        .refuses(
+            409,
+            "`push_seq_conflict` (with the stored digest and answer), `push_seq_gap`, `push_seq_stale`, or `epoch_mismatch`.",
+        )
+}
 
 /// The route.
 pub async fn push(
@@ -48,7 +64,6 @@ pub async fn push(
         value: request,
     }: JsonBody<PushRequest>,
 ) -> Result<Response, ApiError> {
-    caller.role.may(Action::Create)?;
     check_envelope(&request)?;
     let sender = Sender {
         device,
