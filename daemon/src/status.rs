@@ -45,6 +45,8 @@ pub struct Status {
     pub license: LicenseStatus,
     #[serde(default)]
     pub config: ConfigStatus,
+    #[serde(default)]
+    pub ingest: IngestStatus,
     pub last_error: Option<LastError>,
     /// Everything that was committed here is in the cloud.
     pub safe_to_power_off: bool,
@@ -140,6 +142,29 @@ pub struct LicenseStatus {
     pub expires_at: Option<Timestamp>,
 }
 
+/// The transcripts that the daemon itself follows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IngestStatus {
+    pub following: bool,
+    /// Null while nothing is followed.
+    pub folder: Option<String>,
+    /// Transcripts that were found, and of these what is still to be read for the first time since the start.
+    pub files: u64,
+    pub files_unread: u64,
+    /// When something was last read of a transcript that had grown.
+    pub last_line_at: Option<Timestamp>,
+    /// Rows that were added to the file since the daemon started.
+    pub messages: u64,
+    /// Since the start: transcripts that became shorter or other files, those that are gone, and damaged parts.
+    pub restarted: u64,
+    pub vanished: u64,
+    pub damaged: u64,
+    /// Why it cannot go on for the time being; it tries again by itself.
+    pub error: Option<String>,
+    /// What is otherwise than one expects.
+    pub note: Option<String>,
+}
+
 /// The settings that the daemon goes by.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigStatus {
@@ -195,6 +220,7 @@ impl Status {
             pull: PullStatus::default(),
             license: LicenseStatus::default(),
             config: ConfigStatus::default(),
+            ingest: IngestStatus::default(),
             last_error: None,
             safe_to_power_off: false,
             unsafe_reason: Some("the daemon is starting".into()),

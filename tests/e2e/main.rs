@@ -38,6 +38,7 @@ mod configuration;
 mod convergence;
 mod crash;
 mod files;
+mod following;
 mod foreign_writer;
 mod ingest;
 mod network;

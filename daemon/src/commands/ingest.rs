@@ -1,8 +1,6 @@
 //! `ingest`: transcripts into context.db, with a progress bar where somebody looks at one.
 
 use std::io::IsTerminal;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -10,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::block_on;
 use crate::cli::{self, Setup};
-use crate::ingest::{Follower, Progress, Report};
+use crate::ingest::{Follower, Progress, Report, Told};
 use crate::output::{self, Fault, remark};
 use crate::status::{counted, grouped};
 
@@ -66,27 +64,29 @@ fn with_progress(
 
 /// Until SIGINT or SIGTERM.
 async fn follow(mut follower: Follower, json: bool) -> Result<(), Fault> {
-    let stop = Arc::new(AtomicBool::new(false));
+    let stopper = follower.stopper();
     let mut interrupted = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     let mut terminated = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-    let stopped = stop.clone();
+    let stop_itself = stopper.clone();
     let mut following = tokio::task::spawn_blocking(move || {
         let mut told = Ok(());
-        let ended = follower.follow(&stopped, &mut |report| {
-            if told.is_ok() && report.wrote() {
-                told = show(report, json);
+        follower.follow(&mut |what| {
+            match what {
+                Told::Round(report) if report.wrote() && told.is_ok() => told = show(report, json),
+                Told::Trouble(error) => remark(&format!("{error:#}; trying again")),
+                Told::Round(_) | Told::Progress(_) | Told::Found { .. } | Told::Watching { .. } => {}
             }
             if told.is_err() {
-                stopped.store(true, Ordering::Relaxed);
+                stop_itself.stop();
             }
         });
-        ended.map_err(Fault::Failed).and(told)
+        told
     });
     loop {
         tokio::select! {
             ended = &mut following => return ended.context("following transcripts")?,
-            _ = interrupted.recv() => stop.store(true, Ordering::Relaxed),
-            _ = terminated.recv() => stop.store(true, Ordering::Relaxed),
+            _ = interrupted.recv() => stopper.stop(),
+            _ = terminated.recv() => stopper.stop(),
         }
     }
 }

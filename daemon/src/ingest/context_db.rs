@@ -5,7 +5,8 @@
 //! made; of tables that another program made only the columns that exist are written.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -24,6 +25,21 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// longer.
 const TRANSACTION_ROWS: usize = 500;
 const TRANSACTION_TIME: Duration = Duration::from_millis(50);
+
+/// The same beside a daemon that syncs the file: as long as that holds the lock itself.
+const GENTLE_TRANSACTION_TIME: Duration = Duration::from_millis(20);
+
+/// A wait for the lock counts as write too, and must not double.
+const GENTLE_PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// How fast rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// A user waits for it.
+    Quick,
+    /// Nobody waits: after each write as long a pause, in which others write.
+    Gentle,
+}
 
 /// A row of `messages`.
 #[derive(Debug)]
@@ -58,6 +74,10 @@ pub(super) struct TasksStored {
 
 pub(super) struct ContextDb {
     connection: Connection,
+    path: PathBuf,
+    /// Device and inode: another file under the same name is another.
+    file: (u64, u64),
+    pace: Pace,
     messages: MessageTable,
     tasks: Columns,
     links: Columns,
@@ -81,13 +101,16 @@ pub(super) type Columns = HashSet<String>;
 
 impl ContextDb {
     /// Opens the file, or creates it, and makes the tables that are missing.
-    pub(super) fn open(path: &Path) -> anyhow::Result<ContextDb> {
+    pub(super) fn open(path: &Path, pace: Pace) -> anyhow::Result<ContextDb> {
         let open = || -> anyhow::Result<ContextDb> {
             let connection = open_or_create(path)?;
             connection.busy_timeout(BUSY_TIMEOUT)?;
             make_tables(&connection)?;
             let messages = columns(&connection, "messages", &["session_id", "role", "content"])?;
             Ok(ContextDb {
+                path: path.to_path_buf(),
+                file: file_of(path)?,
+                pace,
                 messages: MessageTable {
                     by_content: (!finds_by_hash(&connection)?).then(SessionContents::default),
                     columns: messages,
@@ -98,6 +121,11 @@ impl ContextDb {
             })
         };
         open().with_context(|| format!("opening {}", path.display()))
+    }
+
+    /// Whether the path still leads to the file that is open.
+    pub(super) fn is_current(&self) -> bool {
+        file_of(&self.path).is_ok_and(|file| file == self.file)
     }
 
     /// Stores the messages that are not there yet. Gives the row id of each, and how many were new.
@@ -116,9 +144,12 @@ impl ContextDb {
         let missing: Vec<usize> = (0..rows.len()).filter(|&index| ids[index].is_none()).collect();
         let mut inserted = 0;
         let ContextDb {
-            connection, messages, ..
+            connection,
+            messages,
+            pace,
+            ..
         } = self;
-        in_short_transactions(connection, &missing, "messages", |connection, &index| {
+        in_short_transactions(connection, *pace, &missing, "messages", |connection, &index| {
             ids[index] = match messages.insert(connection, &rows[index], now) {
                 Ok(id) => {
                     inserted += 1;
@@ -141,6 +172,7 @@ impl ContextDb {
         let ContextDb {
             connection,
             tasks: columns,
+            pace,
             ..
         } = self;
         let mut to_write = Vec::new();
@@ -149,7 +181,7 @@ impl ContextDb {
                 to_write.push(row);
             }
         }
-        in_short_transactions(connection, &to_write, "tasks", |connection, row| {
+        in_short_transactions(connection, *pace, &to_write, "tasks", |connection, row| {
             match look_at_task(connection, columns, row)? {
                 Found::NothingToWrite => {}
                 Found::Absent => {
@@ -172,6 +204,7 @@ impl ContextDb {
         let ContextDb {
             connection,
             links: columns,
+            pace,
             ..
         } = self;
         let exists = |connection: &Connection, row: &LinkRow| {
@@ -190,7 +223,7 @@ impl ContextDb {
         }
         drop(look);
         let mut inserted = 0;
-        in_short_transactions(connection, &missing, "links", |connection, row| {
+        in_short_transactions(connection, *pace, &missing, "links", |connection, row| {
             if exists(connection, row)? {
                 return Ok(());
             }
@@ -313,18 +346,24 @@ fn insert(connection: &Connection, table: &str, cells: &[Cell<'_>]) -> rusqlite:
 /// Does something with each item in write transactions that end soon. Without items nothing is locked.
 fn in_short_transactions<T>(
     connection: &mut Connection,
+    pace: Pace,
     items: &[T],
     what: &str,
     mut each: impl FnMut(&Connection, &T) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    let time_max = match pace {
+        Pace::Quick => TRANSACTION_TIME,
+        Pace::Gentle => GENTLE_TRANSACTION_TIME,
+    };
     let mut items = items.iter().peekable();
     while items.peek().is_some() {
+        let before = Instant::now();
         let mut write = || -> anyhow::Result<()> {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let begun = Instant::now();
             for item in items.by_ref().take(TRANSACTION_ROWS) {
                 each(&transaction, item)?;
-                if begun.elapsed() > TRANSACTION_TIME {
+                if begun.elapsed() > time_max {
                     break;
                 }
             }
@@ -333,8 +372,15 @@ fn in_short_transactions<T>(
         write()
             .map_err(explain_lock)
             .with_context(|| format!("writing {what}"))?;
+        if pace == Pace::Gentle {
+            std::thread::sleep(before.elapsed().min(GENTLE_PAUSE_MAX));
+        }
     }
     Ok(())
+}
+
+fn file_of(path: &Path) -> std::io::Result<(u64, u64)> {
+    std::fs::metadata(path).map(|found| (found.dev(), found.ino()))
 }
 
 fn explain_lock(error: anyhow::Error) -> anyhow::Error {

@@ -5,7 +5,8 @@
 //! serves as well as the whole, and a file is called the same whichever part it was found through.
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -44,9 +45,9 @@ pub(super) fn find(paths: &[PathBuf]) -> anyhow::Result<(Vec<Source>, Vec<Unread
     for path in paths {
         let metadata = fs::metadata(path).with_context(|| format!("looking for {}", path.display()))?;
         if metadata.is_dir() {
-            found.folder(path);
+            found.folder(path, &metadata);
         } else if metadata.is_file() {
-            found.file(path);
+            found.file(path, &metadata);
         } else {
             bail!("{} is neither a file nor a folder", path.display());
         }
@@ -82,29 +83,31 @@ pub(super) fn project_of(cwd: &str) -> Option<&str> {
 struct Found {
     sources: Vec<Source>,
     unreadable: Vec<Unreadable>,
-    /// Real paths of what was looked at: links may lead to the same place twice, or in a circle.
-    seen: HashSet<PathBuf>,
+    /// Device and inode of what was looked at: links may lead to the same place twice, or in a circle.
+    seen: HashSet<(u64, u64)>,
 }
 
 impl Found {
-    fn folder(&mut self, path: &Path) {
-        match self.try_folder(path) {
-            Ok(()) => {}
+    fn folder(&mut self, path: &Path, metadata: &Metadata) {
+        if !self.is_new(metadata) {
+            return;
+        }
+        match self.entries(path) {
+            // It was deleted meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => self.unreadable.push(unreadable(path, &error)),
+            Ok(()) => {}
         }
     }
 
-    fn try_folder(&mut self, path: &Path) -> std::io::Result<()> {
-        if !self.seen.insert(fs::canonicalize(path)?) {
-            return Ok(());
-        }
+    fn entries(&mut self, path: &Path) -> std::io::Result<()> {
         for entry in fs::read_dir(path)? {
             let path = entry?.path();
             match fs::metadata(&path) {
-                Ok(metadata) if metadata.is_dir() => self.folder(&path),
+                Ok(metadata) if metadata.is_dir() => self.folder(&path, &metadata),
                 // Not a pipe or a device: reading one would wait for ever.
                 Ok(metadata) if metadata.is_file() && path.extension().is_some_and(|end| end == "jsonl") => {
-                    self.file(&path);
+                    self.file(&path, &metadata);
                 }
                 Ok(_) => {}
                 // A file that was deleted meanwhile, or a link to nothing.
@@ -115,15 +118,14 @@ impl Found {
         Ok(())
     }
 
-    fn file(&mut self, path: &Path) {
-        match fs::canonicalize(path) {
-            Ok(real) => {
-                if self.seen.insert(real) {
-                    self.sources.push(source(path));
-                }
-            }
-            Err(error) => self.unreadable.push(unreadable(path, &error)),
+    fn file(&mut self, path: &Path, metadata: &Metadata) {
+        if self.is_new(metadata) {
+            self.sources.push(source(path));
         }
+    }
+
+    fn is_new(&mut self, metadata: &Metadata) -> bool {
+        self.seen.insert((metadata.dev(), metadata.ino()))
     }
 }
 

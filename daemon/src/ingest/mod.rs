@@ -22,6 +22,7 @@ mod context_db;
 mod fields;
 mod find;
 mod follow;
+mod hints;
 mod pieces;
 mod record;
 mod report;
@@ -36,7 +37,8 @@ use std::path::{Path, PathBuf};
 
 pub use agent_context::AgentContext;
 pub use find::Unreadable;
-pub use follow::Follower;
+pub use follow::{Follower, Told};
+pub use hints::Stopper;
 pub use report::{DamagedPart, Report, Stored, TaskCounts};
 use transcript::session_digest;
 

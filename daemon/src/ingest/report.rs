@@ -27,6 +27,10 @@ pub struct Report {
     pub messages: Stored,
     pub tasks: TaskCounts,
     pub links: Stored,
+    /// Transcripts that became shorter or other files, and were read from their beginning again.
+    pub restarted: u64,
+    /// Transcripts that were there before and are not any more. Their rows stay.
+    pub vanished: u64,
     /// Damaged parts, in bytes of their file; the first of them, `damaged_total` counts all.
     pub damaged: Vec<DamagedPart>,
     pub damaged_total: u64,
@@ -67,6 +71,11 @@ impl Report {
     /// Whether anything was written to context.db.
     pub fn wrote(&self) -> bool {
         self.messages.inserted + self.tasks.inserted + self.tasks.updated + self.links.inserted > 0
+    }
+
+    /// Whether anything was read, or is otherwise than before.
+    pub(super) fn is_news(&self) -> bool {
+        self.files + self.vanished > 0
     }
 
     pub(super) fn damage(&mut self, file: &str, damage: Damage) {

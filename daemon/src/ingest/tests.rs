@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use rusqlite::types::Value as Cell;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Follower, Options, Report, ingest};
+use super::{Follower, Options, Report, Told, ingest};
 
 /// How long a test waits for what must happen; far beyond what it takes on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -231,33 +230,145 @@ fn following_reads_what_is_appended_and_ends_when_told() {
     let home = Home::new();
     let path = home.write("s.jsonl", lines(&[said("s", "one")]));
     let mut follower = Follower::open(&home.db_path(), vec![home.projects()]).unwrap();
-    let stop = AtomicBool::new(false);
+    let stopper = follower.stopper();
     let (round, rounds) = channel();
     std::thread::scope(|scope| {
-        let following = scope
-            .spawn(|| follower.follow(&stop, &mut |report| round.send(report.messages.inserted).unwrap()));
+        let following = scope.spawn(|| {
+            follower.follow(&mut |told| {
+                if let Told::Round(report) = told {
+                    round.send(report.messages.inserted).unwrap();
+                }
+            });
+        });
         assert_eq!(rounds.recv_timeout(PATIENCE), Ok(1));
         let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(lines(&[said("s", "two"), said("s", "three")]).as_bytes())
             .unwrap();
         assert_eq!(rounds.recv_timeout(PATIENCE), Ok(2));
-        stop.store(true, Ordering::Relaxed);
-        following.join().unwrap().unwrap();
+        stopper.stop();
+        following.join().unwrap();
     });
     assert_eq!(home.texts(), ["one", "two", "three"]);
 }
 
 #[test]
-fn a_file_that_was_replaced_is_read_from_its_beginning_and_a_deleted_one_keeps_its_rows() {
+fn a_file_that_became_shorter_or_another_is_read_from_its_beginning_and_a_deleted_one_keeps_its_rows() {
     let home = Home::new();
     let path = home.write("s.jsonl", lines(&[said("s", "one"), said("s", "two")]));
     let mut follower = Follower::open(&home.db_path(), vec![home.projects()]).unwrap();
     follower.catch_up(&mut |_| {}).unwrap();
+    let mut again = || follower.catch_up(&mut |_| {}).unwrap();
+
     fs::write(&path, lines(&[said("s", "three")])).unwrap();
-    assert_eq!(follower.catch_up(&mut |_| {}).unwrap().messages.inserted, 1);
+    let shorter = again();
+    assert_eq!((shorter.restarted, shorter.messages.inserted), (1, 1));
+
+    let beside = home.write("beside.txt", lines(&[said("s", "three"), said("s", "four")]));
+    fs::rename(&beside, &path).unwrap();
+    let replaced = again();
+    assert_eq!((replaced.restarted, replaced.messages.inserted), (1, 1));
+
+    fs::write(
+        &path,
+        lines(&[said("s", "five"), said("s", "a longer one"), said("s", "six")]),
+    )
+    .unwrap();
+    let rewritten = again();
+    assert_eq!((rewritten.restarted, rewritten.messages.inserted), (1, 3));
+
+    let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+    file.write_all(lines(&[said("s", "seven")]).as_bytes()).unwrap();
+    assert_eq!((again().restarted, again().files), (0, 0));
+
     fs::remove_file(&path).unwrap();
-    follower.catch_up(&mut |_| {}).unwrap();
-    assert_eq!(home.texts(), ["one", "two", "three"]);
+    let gone = again();
+    assert_eq!((gone.vanished, gone.messages.seen), (1, 0));
+    assert_eq!(
+        home.texts(),
+        [
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "a longer one",
+            "six",
+            "seven"
+        ]
+    );
+}
+
+#[test]
+fn a_stop_is_seen_in_the_middle_of_a_file_and_reading_it_later_doubles_nothing() {
+    let home = Home::new();
+    let many: Vec<_> = (0..3_000).map(|n| said("s", format!("line {n}"))).collect();
+    home.write("s.jsonl", lines(&many));
+    let mut follower = Follower::in_background(&home.db_path(), vec![home.projects()]);
+    let stopper = follower.stopper();
+    follower.follow(&mut |told| {
+        if matches!(told, Told::Progress(progress) if progress.bytes_done > 0) {
+            stopper.stop();
+        }
+    });
+    let report = home.ingest();
+    assert!(report.messages.inserted > 0, "it stopped in the middle");
+    assert_eq!(home.texts().len(), 3_000);
+}
+
+#[test]
+fn a_database_that_cannot_be_written_is_told_and_tried_again_and_ends_nothing() {
+    let home = Home::new();
+    home.write("s.jsonl", lines(&[said("s", "one")]));
+    // A folder stands where the file is to be.
+    fs::create_dir(home.db_path()).unwrap();
+    let mut follower = Follower::in_background(&home.db_path(), vec![home.projects()]);
+    let stopper = follower.stopper();
+    let mut troubles = 0;
+    follower.follow(&mut |told| match told {
+        Told::Trouble(_) => {
+            troubles += 1;
+            fs::remove_dir(home.db_path()).unwrap();
+        }
+        Told::Round(_) => stopper.stop(),
+        Told::Progress(_) | Told::Found { .. } | Told::Watching { .. } => {}
+    });
+    assert_eq!(troubles, 1);
+    assert_eq!(home.texts(), ["one"]);
+}
+
+#[test]
+fn folders_that_come_and_go_are_noticed() {
+    let home = Home::new();
+    fs::remove_dir_all(home.projects()).unwrap();
+    let mut follower = Follower::in_background(&home.db_path(), vec![home.projects()]);
+    let stopper = follower.stopper();
+    let (tell, told) = channel();
+    std::thread::scope(|scope| {
+        let following = scope.spawn(|| {
+            follower.follow(&mut |what| match what {
+                Told::Round(report) => tell.send((report.messages.inserted, report.vanished)).unwrap(),
+                Told::Watching { absent: true, .. } => tell.send((0, 0)).unwrap(),
+                Told::Watching { .. } | Told::Progress(_) | Told::Found { .. } | Told::Trouble(_) => {}
+            });
+        });
+        let until = |expected: (u64, u64)| while told.recv_timeout(PATIENCE).unwrap() != expected {};
+        // The folder of all projects is not there yet.
+        until((0, 0));
+        home.write("s.jsonl", lines(&[said("s", "one")]));
+        until((1, 0));
+        home.write("a/b/subagents/agent-c.jsonl", lines(&[said("s", "two")]));
+        until((1, 0));
+        // Gone with all that is in it, and made anew.
+        fs::remove_dir_all(home.projects()).unwrap();
+        until((0, 0));
+        home.write(
+            "a/b/subagents/agent-d.jsonl",
+            lines(&[said("s", "three"), said("s", "four")]),
+        );
+        until((2, 0));
+        stopper.stop();
+        following.join().unwrap();
+    });
 }
 
 #[test]

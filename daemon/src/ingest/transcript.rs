@@ -8,6 +8,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::hash::{Hash, Hasher};
+use std::io::{self, Read as _, Seek as _};
 use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::Context as _;
@@ -34,6 +35,9 @@ const LINKS_WAITING_MAX: usize = 100_000;
 /// Longest name of a subagent that is kept, in characters; it becomes part of a message's hash.
 const AGENT_MAX_CHARS: usize = 100;
 
+/// By how much of its beginning a file is known: a whole first record as a rule, and little to read again.
+const BEGINNING_BYTES: u64 = 4 << 10;
+
 pub(super) struct Transcript {
     source: Source,
     agent: Option<String>,
@@ -41,12 +45,28 @@ pub(super) struct Transcript {
     /// beginning.
     file: Option<(u64, u64)>,
     position: u64,
+    /// Length and hash of what the file began with when it was read.
+    beginning: (u64, u64),
     unfinished: u64,
     repetitions: Repetitions,
     sessions: HashMap<String, Tasks>,
     sidechains: Sidechains,
     batch: Batch,
     links: Vec<LinkRow>,
+}
+
+/// How a reading ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    ToTheEnd,
+    /// As it was told to.
+    Stopped,
+}
+
+/// Why a reading ended before the end of the file.
+enum Ended {
+    Stopped,
+    Failed(anyhow::Error),
 }
 
 /// Messages that are read and not stored yet.
@@ -69,6 +89,7 @@ impl Transcript {
             agent,
             file: None,
             position: 0,
+            beginning: (0, short_hash("")),
             unfinished: 0,
             repetitions: Repetitions::default(),
             sessions: HashMap::new(),
@@ -78,38 +99,43 @@ impl Transcript {
         }
     }
 
-    /// Reads on from where the last reading ended, and stores what is new. `progress` learns of each position
-    /// in the file.
+    /// Reads on from where the last reading ended, and stores what is new. `go_on` learns of each position in the file,
+    /// and says whether to read on.
     ///
-    /// A file that cannot be read is reported; an error is one of context.db, after which this value must be
-    /// dropped: it counts as read what may not be stored.
+    /// A file that cannot be read is reported; an error is one of context.db. After that, and after a stop, this value
+    /// must be dropped: it counts as read what may not be stored.
     pub(super) fn read_on(
         &mut self,
         db: &mut ContextDb,
         report: &mut Report,
         now: &str,
-        progress: &mut dyn FnMut(u64),
-    ) -> anyhow::Result<()> {
+        go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> anyhow::Result<Reading> {
         let opened = File::open(&self.source.path).and_then(|file| Ok((file.metadata()?, file)));
         let (metadata, mut file) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 report.unreadable(unreadable(&self.source.path, &error));
-                return Ok(());
+                return Ok(Reading::ToTheEnd);
             }
         };
         let identity = (metadata.dev(), metadata.ino());
-        if self.file.is_some_and(|known| known != identity) || metadata.len() < self.position {
+        if let Some(change) = self.change(identity, metadata.len(), &mut file) {
+            tracing::info!(
+                file = self.source.source_file,
+                "a transcript {change}; reading it from its beginning, and nothing is deleted"
+            );
+            report.restarted += 1;
             *self = Transcript::new(self.source.clone());
         }
         self.file = Some(identity);
-        let read = read_values(&mut file, self.position, |piece| -> anyhow::Result<()> {
+        let read = read_values(&mut file, self.position, |piece| -> Result<(), Ended> {
             match piece {
                 Piece::Value { json, offset } => {
                     self.value(json, report);
                     self.position = offset + json.len() as u64;
                     if self.batch.is_full() {
-                        self.store_messages(db, report, now)?;
+                        self.store_messages(db, report, now).map_err(Ended::Failed)?;
                     }
                 }
                 Piece::Damage(damage) => {
@@ -117,8 +143,10 @@ impl Transcript {
                     report.damage(&self.source.source_file, damage);
                 }
             }
-            progress(self.position);
-            Ok(())
+            match go_on(self.position) {
+                true => Ok(()),
+                false => Err(Ended::Stopped),
+            }
         });
         match read {
             Ok(read_to) => {
@@ -126,12 +154,34 @@ impl Transcript {
                 self.unfinished = read_to.unfinished;
             }
             Err(Stopped::File(error)) => report.unreadable(unreadable(&self.source.path, &error)),
-            Err(Stopped::Taker(error)) => return Err(error).context(self.source.source_file.clone()),
+            Err(Stopped::Taker(Ended::Stopped)) => return Ok(Reading::Stopped),
+            Err(Stopped::Taker(Ended::Failed(error))) => {
+                return Err(error).context(self.source.source_file.clone());
+            }
         }
         self.store_messages(db, report, now)?;
         self.store_tasks(db, report)?;
-        progress(metadata.len());
-        Ok(())
+        if self.beginning.0 < BEGINNING_BYTES {
+            let length = self.position.min(BEGINNING_BYTES);
+            // What cannot be read now is read next time, or reported.
+            self.beginning = beginning(&mut file, length).map_or(self.beginning, |hash| (length, hash));
+        }
+        go_on(metadata.len());
+        Ok(Reading::ToTheEnd)
+    }
+
+    /// What happened to a file that is not merely longer than before.
+    fn change(&self, identity: (u64, u64), length: u64, file: &mut File) -> Option<&'static str> {
+        let known = self.file?;
+        if known != identity {
+            return Some("was replaced by another file");
+        }
+        if length < self.position {
+            return Some("has become shorter");
+        }
+        let (length, hash) = self.beginning;
+        let same = beginning(file, length).map_or(true, |now| now == hash);
+        (!same).then_some("begins with another text than before")
     }
 
     /// What stands at the end of the file and is no whole record yet.
@@ -346,6 +396,14 @@ impl Sidechains {
         }
         chain
     }
+}
+
+/// A hash of the first bytes of a file.
+fn beginning(file: &mut File, length: u64) -> io::Result<u64> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.take(length).read_to_end(&mut bytes)?;
+    Ok(short_hash(&String::from_utf8_lossy(&bytes)))
 }
 
 fn short_hash(text: &str) -> u64 {

@@ -4,6 +4,7 @@
 //! blocking hop a step; the status socket and the event stream live in tasks of their own and only send hints.
 
 mod files;
+mod following;
 mod report;
 mod settings;
 mod stream;
@@ -34,6 +35,7 @@ use crate::supervisor::Supervisor;
 use crate::sync::{Core, Hint, Millis, Next, Outcome, Step, Trouble};
 use crate::wake::Wake;
 use files::{Facts, Files, Ready};
+use following::Following;
 use report::{Sources, Totals};
 use settings::Settings;
 
@@ -84,6 +86,7 @@ struct Daemon {
     paths: Paths,
     settings: Settings,
     policy: Arc<Policy>,
+    following: Following,
     started: Instant,
     core: Core,
     wake: Wake,
@@ -122,6 +125,7 @@ impl Daemon {
             paths,
             settings,
             policy,
+            following: Following::nothing(),
             started: Instant::now(),
             files: None,
             facts: None,
@@ -156,6 +160,11 @@ impl Daemon {
             while let Ok(hint) = self.hints.try_recv() {
                 self.core.hint(self.now(), hint);
             }
+            if self.files.is_some() {
+                // Not before: it is the loop that adopts the file, or makes it.
+                self.following
+                    .adopt(&self.paths.context_db, self.settings.ingest());
+            }
             self.publish();
             supervisor.turn(self.facts.is_some(), &self.status.borrow());
             match self.core.next(self.now()) {
@@ -178,6 +187,7 @@ impl Daemon {
                         () = shutdown.cancelled() => break,
                         Some(wish) = wishes.recv() => self.heed(wish, &mut supervisor).await,
                         Some(hint) = self.hints.recv() => self.core.hint(self.now(), hint),
+                        () = self.following.changed() => {}
                         () = self.wake.changed() => self.core.hint(self.now(), Hint::File),
                         () = supervisor.due() => supervisor.sign_of_life(),
                         () = tokio::time::sleep(wait) => {}
@@ -188,6 +198,7 @@ impl Daemon {
         if let Some(stream) = self.stream.take() {
             stream.abort();
         }
+        self.following.stop().await;
     }
 
     async fn heed(&mut self, wish: Control, supervisor: &mut Supervisor) {
@@ -572,6 +583,7 @@ impl Daemon {
             account: self.account.as_ref(),
             paths: &self.paths,
             settings: &self.settings,
+            following: &self.following,
             totals: &self.totals,
         };
         let before = Arc::clone(&self.status.borrow());

@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::files::Facts;
+use super::following::Following;
 use super::settings::Settings;
 use crate::account::Account;
 use crate::paths::Paths;
@@ -29,6 +30,7 @@ pub(super) struct Sources<'a> {
     pub account: Option<&'a Account>,
     pub paths: &'a Paths,
     pub settings: &'a Settings,
+    pub following: &'a Following,
     pub totals: &'a Totals,
 }
 
@@ -40,6 +42,7 @@ pub(super) fn report(sources: Sources<'_>, before: &Status, now: Timestamp, now_
         account,
         paths,
         settings,
+        following,
         totals,
     } = sources;
     let (state, view) = (core.state(), core.view());
@@ -84,6 +87,7 @@ pub(super) fn report(sources: Sources<'_>, before: &Status, now: Timestamp, now_
         },
         license: LicenseStatus::default(),
         config: settings.status().clone(),
+        ingest: following.status(),
         last_error: core.complaint().map(|complaint| LastError {
             code: complaint.code.clone(),
             message: complaint.message.clone(),

@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::config::{Config, Overrides};
+use crate::config::{Config, Ingest, Overrides};
 use crate::policy::Policy;
 use crate::socket::Control;
 use crate::status::ConfigStatus;
@@ -102,6 +102,10 @@ impl Settings {
 
     pub(super) fn status(&self) -> &ConfigStatus {
         &self.status
+    }
+
+    pub(super) fn ingest(&self) -> &Ingest {
+        &self.config.ingest
     }
 
     /// Reads the file, on any thread.

@@ -14,8 +14,9 @@ const LABEL_WIDTH: usize = 9;
 const TEXT_INDENT: usize = 2 + LABEL_WIDTH + 1;
 
 /// In the order of the page. A section without anything to tell has no lines.
-const SECTIONS: [Section; 12] = [
-    account, credential, file, settings, sent, received, waiting, held, excluded, refused, error, next,
+const SECTIONS: [Section; 13] = [
+    account, credential, file, settings, following, sent, received, waiting, held, excluded, refused, error,
+    next,
 ];
 
 type Section = fn(&Status, Timestamp) -> Vec<Line>;
@@ -216,6 +217,31 @@ fn settings(status: &Status, _: Timestamp) -> Vec<Line> {
         .map(|text| Line::new("settings", text).paint(Paint::Warning));
     let note = config.note.iter().map(|text| Line::new("settings", text));
     error.chain(note).collect()
+}
+
+fn following(status: &Status, now: Timestamp) -> Vec<Line> {
+    let ingest = &status.ingest;
+    let Some(folder) = ingest.folder.as_ref().filter(|_| ingest.following) else {
+        return Vec::new();
+    };
+    let mut text = format!(
+        "{} in {folder}",
+        counted(ingest.files, "transcript", "transcripts")
+    );
+    if ingest.files_unread > 0 {
+        text.push_str(&format!(", {} still to be read", grouped(ingest.files_unread)));
+    } else if let Some(at) = ingest.last_line_at {
+        text.push_str(&format!(", the last line {} ago", age(now.duration_since(at))));
+    }
+    let mut lines = vec![Line::new("follows", text)];
+    lines.extend(ingest.note.iter().map(|note| Line::new("", note)));
+    lines.extend(
+        ingest
+            .error
+            .iter()
+            .map(|error| Line::new("", error).paint(Paint::Bad)),
+    );
+    lines
 }
 
 fn sent(status: &Status, now: Timestamp) -> Vec<Line> {
