@@ -18,6 +18,7 @@ const EXAMPLES: &str = "\
 Examples:
   coditect-server token issue --user a@acme.test | coditect-sync login --server http://127.0.0.1:8377 --token-stdin
   coditect-sync run                        the daemon, in the foreground
+  coditect-sync service install            the same in the background, after each login
   coditect-sync ingest ~/.claude/projects  Claude Code's transcripts into context.db
   coditect-sync sync --wait                returns when everything is in the cloud, and here
   coditect-sync status --watch             how things stand, live
@@ -25,6 +26,15 @@ Examples:
 
 Results go to standard output, logs and remarks to standard error (level by RUST_LOG).
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 daemon or server not reachable, 4 not logged in.";
+
+const SERVICE_EXAMPLES: &str = "\
+On Linux a unit of systemd's user manager, on macOS an agent of launchd. It runs this very program, for the --home and
+--context-db of this call.
+
+Examples:
+  coditect-sync service install
+  coditect-sync service status
+  journalctl --user -u coditect-sync        its log, on Linux";
 
 const LOGIN_EXAMPLES: &str = "\
 The file is bound to the account at the first login and stays so: one customer's sessions must not flow to another.
@@ -143,7 +153,10 @@ pub struct Place {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the daemon in the foreground (what systemd and launchd start)
-    Run,
+    Run(Run),
+    /// Have the daemon run in the background, from now on and after each login
+    #[command(subcommand)]
+    Service(Service),
     /// Log in to a server and bind context.db to the account
     Login(Login),
     /// Forget the token; the file stays as it is, and stays bound to its account
@@ -216,6 +229,34 @@ pub struct ConfigSet {
 
 #[derive(Debug, Args)]
 pub struct Json {
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Log to this file, which is kept below 5 MB and set aside three times, and not to standard error
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = SERVICE_EXAMPLES)]
+pub enum Service {
+    /// Write the unit of systemd or the agent of launchd, and start it; a second time it changes nothing
+    Install(ServiceInstall),
+    /// Stop the service and remove it; all data stays
+    Uninstall(Json),
+    /// Show whether it is installed and running; exit code 1 if not, 3 where no service manager can be asked
+    Status(Json),
+}
+
+#[derive(Debug, Args)]
+pub struct ServiceInstall {
+    /// Only write the file; start nothing
+    #[arg(long)]
+    pub no_start: bool,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
@@ -440,13 +481,21 @@ impl Setup {
 /// Runs the program named by the process's arguments.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    // A daemon tells its life; a command only what goes wrong.
-    let is_daemon = matches!(cli.command, Command::Run);
-    logging::start(if is_daemon { "info" } else { "warn" });
-    match execute(cli) {
+    let mut log_file = None;
+    let mut level = "warn";
+    if let Command::Run(args) = &cli.command {
+        // A daemon tells its life; a command only what goes wrong.
+        level = "info";
+        log_file.clone_from(&args.log_file);
+    }
+    match logging::start(level, log_file.as_deref()).and_then(|()| execute(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Fault::OutputClosed) => ExitCode::SUCCESS,
         Err(fault) => {
+            if log_file.is_some() {
+                // Nobody reads standard error there.
+                tracing::error!("{fault}");
+            }
             remark(&format!("error: {fault}"));
             ExitCode::from(fault.exit_code())
         }

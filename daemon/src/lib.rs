@@ -31,12 +31,14 @@ pub mod config;
 pub mod credential;
 pub mod disk;
 pub mod doctor;
+mod log_file;
 pub mod logging;
 pub mod output;
 pub mod paths;
 pub mod policy;
 pub mod redaction;
 pub mod screen;
+mod service;
 pub mod socket;
 pub mod status;
 

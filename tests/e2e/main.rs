@@ -45,6 +45,7 @@ mod network;
 mod offline_tasks;
 mod poison;
 mod service;
+mod service_units;
 mod show;
 mod status;
 mod workstation;

@@ -2,10 +2,12 @@
 //! when it is told to, whatever it is doing.
 
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use coditect_tests::daemon::Workstation;
 use coditect_tests::manager::Manager;
+use coditect_tests::program::{output, program};
 use coditect_tests::proxy::{Fault, Proxy};
 use coditect_tests::writer;
 use rustix::process::Signal;
@@ -131,4 +133,34 @@ async fn p1_p2_sigterm_in_the_middle_of_a_push_ends_within_two_seconds_and_loses
         assert_eq!(server.database.count("context_messages").await, before + 2_000);
         assert_eq!(a.verify().await["equal"], true);
     }
+}
+
+/// `service install`, `status` and `uninstall`, the watchdog, the hardening: all under a real systemd.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_systemd_it_is_installed_watched_restarted_and_removed() {
+    const CANNOT_RUN_HERE: i32 = 77;
+    let (server, token) = server().await;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/test-service.sh");
+    let mut command = tokio::process::Command::new("sh");
+    command.arg(script).arg(program("coditect-sync")).arg(&server.url);
+    let done = output(&mut command, &token).await;
+    if done.status.code() == Some(CANNOT_RUN_HERE) {
+        println!("skipped: no systemd can be run here (it takes root and the package systemd)");
+        return;
+    }
+    println!("{}", done.ok());
+    assert_eq!(server.database.count("context_messages").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_file_holds_what_the_daemon_has_to_say_and_why_it_could_not_start() {
+    let mut a = Workstation::new();
+    let log = a.home().join("daemon's own.log");
+    a.start_daemon(a.command().arg("run").arg("--log-file").arg(&log));
+    a.wait_for_state("needs_login").await;
+    let second = output(a.command().arg("run").arg("--log-file").arg(&log), "").await;
+    assert_eq!(second.status.code(), Some(1), "{second:#?}");
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert!(text.contains("a step is done"), "{text}");
+    assert!(text.contains("another coditect-sync already runs"), "{text}");
 }

@@ -13,6 +13,7 @@ mod projects;
 mod quarantine;
 mod redaction;
 mod run;
+mod service;
 mod sessions;
 mod show;
 mod status;
@@ -34,7 +35,7 @@ use crate::output::Fault;
 
 pub(crate) fn run(command: Command, setup: Setup) -> Result<(), Fault> {
     match command {
-        Command::Run => run::run(setup),
+        Command::Run(_) => run::run(setup),
         Command::Login(args) => block_on(login::run(&args, &setup)),
         Command::Logout(args) => block_on(logout::run(args.json, &setup)),
         Command::Status(args) => block_on(status::run(&args, &setup)),
@@ -49,6 +50,7 @@ pub(crate) fn run(command: Command, setup: Setup) -> Result<(), Fault> {
         Command::Quarantine(args) => quarantine::run(&args, &setup),
         Command::Redaction(args) => redaction::run(&args, &setup),
         Command::Verify(args) => block_on(verify::run(args.json, &setup)),
+        Command::Service(what) => service::run(&what, &setup),
         Command::Doctor(args) => block_on(doctor::run(args.json, &setup)),
         Command::Paths(args) => paths::run(args.json, &setup),
         Command::Config(_) => unreachable!("it is run without a setup"),
