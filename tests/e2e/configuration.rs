@@ -95,7 +95,7 @@ async fn a_running_daemon_takes_a_changed_file_up_and_keeps_what_held_while_the_
     let mut a = Workstation::new();
     a.run().await;
     let loaded = |status: &Value| status["config"]["loaded_at"].as_str().unwrap().to_owned();
-    let at_start = loaded(&a.status().await.unwrap());
+    let at_start = loaded(&a.wait_for_state("needs_login").await);
 
     write(&a, "[projects]\ndefault = \"exlude\"\n");
     let status = a
