@@ -4,12 +4,13 @@
 //! pulled page is looked at. The ops newer than what an identity has seen decide between an edit and a new row
 //! under an id that was given out again; no op is taken for content.
 
-use coditect_shared::{ContentHash, DeviceId, Origin, Stamp, TenantId};
+use coditect_shared::{ContentHash, DeviceId, Origin, Stamp};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use uuid::Uuid;
 
 use crate::key::RawKey;
+use crate::outbox::Context;
 use crate::owner::{Found, LocalMessage, LocalTask, Owner, Unfit};
 use crate::rules::{Rule, holds};
 use crate::store;
@@ -41,7 +42,7 @@ pub struct TaskIdentity {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Acked {
     pub hash: Option<ContentHash>,
-    /// What the local row looked like then. None: unknown, since only a stub told of it.
+    /// What the local row looked like then, before redaction. None: unknown, since only a stub told of it.
     pub version: Option<i64>,
     pub stamp: Stamp,
 }
@@ -51,11 +52,12 @@ impl Acked {
         self.hash.is_some()
     }
 
-    /// Whether a local row equals the acknowledged version: there is nothing to send.
-    pub fn equals(&self, hash: ContentHash, version: i64) -> bool {
+    /// Whether a local row equals the acknowledged version: there is nothing to send. `hashes` are those of the row as it
+    /// is sent and as it stands here; where the version is known, it alone decides, whatever is redacted today.
+    pub fn equals(&self, hashes: [ContentHash; 2], version: i64) -> bool {
         match (self.hash, self.version) {
             (None, _) => false,
-            (Some(acked), None) => acked == hash,
+            (Some(acked), None) => hashes.contains(&acked),
             (Some(_), Some(acked)) => acked == version,
         }
     }
@@ -74,11 +76,11 @@ pub enum Identified {
 pub fn identify_message(
     tx: &Connection,
     owner: &Owner,
-    tenant: TenantId,
+    context: &Context,
     row_id: i64,
 ) -> rusqlite::Result<Identified> {
     let mut identity = message_of_row(tx, row_id)?;
-    let message = match owner.read_message(tx, tenant, row_id)? {
+    let message = match owner.read_message(tx, context.tenant, &context.policy.redactor, row_id)? {
         Found::Gone => {
             if let Some(identity) = &identity {
                 park_links(tx, owner, identity.ident, row_id)?;
@@ -151,8 +153,7 @@ pub fn identify_message(
 pub fn identify_queued(
     tx: &Connection,
     owner: &Owner,
-    tenant: TenantId,
-    device: DeviceId,
+    context: &Context,
     limit: usize,
 ) -> rusqlite::Result<bool> {
     let from: i64 = store::value(tx, "identified_seq")?.unwrap_or(0);
@@ -169,8 +170,8 @@ pub fn identify_queued(
         // A key that is no UTF-8 is set aside when its turn comes.
         let RawKey::Key(key) = key else { continue };
         match (table.as_str(), key) {
-            ("messages", Value::Integer(row_id)) => drop(identify_message(tx, owner, tenant, *row_id)?),
-            ("task_tracking", key) => drop(identify_task(tx, owner, tenant, device, key)?),
+            ("messages", Value::Integer(row_id)) => drop(identify_message(tx, owner, context, *row_id)?),
+            ("task_tracking", key) => drop(identify_task(tx, owner, context, key)?),
             (_, _) => {}
         }
     }
@@ -184,17 +185,22 @@ pub fn identify_queued(
 pub fn identify_task(
     tx: &Connection,
     owner: &Owner,
-    tenant: TenantId,
-    device: DeviceId,
+    context: &Context,
     local_id: &Value,
 ) -> rusqlite::Result<Option<(TaskIdentity, Found<LocalTask>)>> {
     let known = task_of_row(tx, local_id)?;
     let mut identity = match known {
         Some(identity) => identity,
         None if !owner.task_exists(tx, local_id)? => return Ok(None),
-        None => new_task(tx, device, local_id)?,
+        None => new_task(tx, context.device, local_id)?,
     };
-    let found = owner.read_task(tx, tenant, local_id, &identity.cloud_id)?;
+    let found = owner.read_task(
+        tx,
+        context.tenant,
+        &context.policy.redactor,
+        local_id,
+        &identity.cloud_id,
+    )?;
     let gone = matches!(found, Found::Gone);
     if gone != identity.gone {
         identity.gone = gone;
@@ -221,7 +227,7 @@ pub fn message_by_origin(tx: &Connection, origin: &Origin) -> rusqlite::Result<O
     )
 }
 
-/// In recovery: a row of this file that was never acknowledged, by the writer's own hash.
+/// A row of this file that was never acknowledged, by the writer's own hash.
 pub fn unacknowledged_by_writer_hash(
     tx: &Connection,
     session_id: &str,

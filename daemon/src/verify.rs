@@ -1,7 +1,8 @@
 //! What this file holds, as digests that the server computes over the same rows (P16).
 //!
-//! Local rows count with the content that stands there now, read anew; rows deleted here count with the version that
-//! the cloud keeps of them. So equality is of contents, not of bookkeeping.
+//! Local rows are read anew. One that stands as it stood when it was acknowledged counts with what the server acknowledged,
+//! which may be its redacted form; any other counts as it would be sent now. Rows deleted here count with the version
+//! that the cloud keeps of them. So equality is of contents, not of bookkeeping.
 
 use std::path::Path;
 
@@ -17,6 +18,7 @@ use crate::identity::{self, Acked};
 use crate::key::RowKey;
 use crate::owner::{Found, Owner};
 use crate::projects::excluded;
+use crate::redaction::Redactor;
 use crate::store;
 
 /// This file in digests, at one cursor.
@@ -47,7 +49,7 @@ pub struct Deleted {
 }
 
 /// Reads the whole file in one snapshot, without writing to it.
-pub fn local(path: &Path) -> anyhow::Result<Local> {
+pub fn local(path: &Path, redactor: &Redactor) -> anyhow::Result<Local> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI;
     let mut conn =
         Connection::open_with_flags(path, flags).with_context(|| format!("opening {}", path.display()))?;
@@ -71,13 +73,26 @@ pub fn local(path: &Path) -> anyhow::Result<Local> {
         excluded: count("SELECT count(*) FROM sync_excluded")?,
         ..Local::default()
     };
-    messages(conn, &owner, tenant, &mut local)?;
-    tasks(conn, &owner, tenant, &mut local)?;
+    let reading = Reading {
+        owner: &owner,
+        tenant,
+        redactor,
+    };
+    messages(conn, &reading, &mut local)?;
+    tasks(conn, &reading, &mut local)?;
     links(conn, &owner, &mut local)?;
     Ok(local)
 }
 
-fn messages(conn: &Connection, owner: &Owner, tenant: TenantId, local: &mut Local) -> anyhow::Result<()> {
+/// What rows are read with.
+struct Reading<'a> {
+    owner: &'a Owner,
+    tenant: TenantId,
+    redactor: &'a Redactor,
+}
+
+fn messages(conn: &Connection, reading: &Reading<'_>, local: &mut Local) -> anyhow::Result<()> {
+    let owner = reading.owner;
     let mut statement = conn.prepare(
         "SELECT row_id, session_id, origin_hash, origin_occurrence, acked_hash, acked_version FROM sync_messages
          WHERE acked_hash IS NOT NULL ORDER BY row_id",
@@ -92,12 +107,17 @@ fn messages(conn: &Connection, owner: &Owner, tenant: TenantId, local: &mut Loca
             content_hash,
             occurrence: row.get(3)?,
         };
-        let Some(acked) = identity::hash_at(row, 4)? else {
+        let Some(acked_hash) = identity::hash_at(row, 4)? else {
             continue;
+        };
+        let acked = Acked {
+            hash: Some(acked_hash),
+            version: row.get(5)?,
+            ..Acked::default()
         };
         let row_id: Option<i64> = row.get(0)?;
         let found = match row_id {
-            Some(row_id) => owner.read_message(conn, tenant, row_id)?,
+            Some(row_id) => owner.read_message(conn, reading.tenant, reading.redactor, row_id)?,
             None => Found::Gone,
         };
         let excluded = match row_id {
@@ -106,13 +126,17 @@ fn messages(conn: &Connection, owner: &Owner, tenant: TenantId, local: &mut Loca
         };
         match found {
             // What was sent before its project was excluded, and edited since.
-            Found::Row(_) if excluded => local.messages.add_message(&origin, acked),
+            Found::Row(_) if excluded => local.messages.add_message(&origin, acked_hash),
+            // What was sent of it may be redacted, under the rules of that time.
+            Found::Row(message) if acked.equals(message.hashes(), message.version) => {
+                local.messages.add_message(&origin, acked_hash);
+            }
             Found::Row(message) => local.messages.add_message(&origin, message.hash),
             // What cannot be sent is not in the cloud; its last good version is.
-            Found::Unfit(_) => local.messages.add_message(&origin, acked),
+            Found::Unfit(_) => local.messages.add_message(&origin, acked_hash),
             Found::Gone => {
                 local.deleted_here.messages += 1;
-                local.messages.add_message(&origin, acked);
+                local.messages.add_message(&origin, acked_hash);
             }
         }
     }
@@ -132,7 +156,7 @@ fn messages(conn: &Connection, owner: &Owner, tenant: TenantId, local: &mut Loca
     Ok(())
 }
 
-fn tasks(conn: &Connection, owner: &Owner, tenant: TenantId, local: &mut Local) -> anyhow::Result<()> {
+fn tasks(conn: &Connection, reading: &Reading<'_>, local: &mut Local) -> anyhow::Result<()> {
     let mut statement = conn.prepare(
         "SELECT local_id, cloud_id, acked_hash, acked_version FROM sync_tasks WHERE acked_hash IS NOT NULL",
     )?;
@@ -149,10 +173,13 @@ fn tasks(conn: &Connection, owner: &Owner, tenant: TenantId, local: &mut Local) 
         };
         let id = Uuid::parse_str(&cloud_id).context("a task's id in the cloud")?;
         let is_excluded = excluded::holds(conn, &RowKey::task(&local_id))?;
-        match owner.read_task(conn, tenant, &local_id, &cloud_id)? {
+        match reading
+            .owner
+            .read_task(conn, reading.tenant, reading.redactor, &local_id, &cloud_id)?
+        {
             Found::Row(_) if is_excluded => local.tasks.add_task(id, acked_hash),
             // A file that lacks a column holds the version that it was given, as far as it can.
-            Found::Row(task) if acked.equals(task.hash, task.version()) => {
+            Found::Row(task) if acked.equals(task.hashes(), task.version()) => {
                 local.tasks.add_task(id, acked_hash)
             }
             Found::Row(task) => local.tasks.add_task(id, task.hash),

@@ -234,9 +234,9 @@ impl Stepped {
 
     /// Gives identities to all that is queued, as a build does, without sending anything.
     pub fn identify(&mut self) {
-        let (tenant, device) = (self.context.tenant, self.context.device);
+        let context = &self.context;
         self.store
-            .write(|tx, owner| identity::identify_queued(tx, owner, tenant, device, usize::MAX))
+            .write(|tx, owner| identity::identify_queued(tx, owner, context, usize::MAX))
             .expect("giving identities");
     }
 

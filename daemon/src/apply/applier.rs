@@ -95,7 +95,7 @@ impl<'a> Applier<'a> {
                     return Ok(false);
                 };
                 Ok(match self.local_message(&identity)? {
-                    Some(Found::Row(message)) => identity.acked.equals(message.hash, message.version),
+                    Some(Found::Row(message)) => identity.acked.equals(message.hashes(), message.version),
                     Some(Found::Gone | Found::Unfit(_)) | None => false,
                 })
             }
@@ -103,16 +103,10 @@ impl<'a> Applier<'a> {
                 let Some(identity) = identity::task_by_ident(self.tx, ident)? else {
                     return Ok(false);
                 };
-                let tenant = self.context.tenant;
-                Ok(
-                    match self
-                        .owner
-                        .read_task(self.tx, tenant, &identity.local_id, &identity.cloud_id)?
-                    {
-                        Found::Row(task) => identity.acked.equals(task.hash, task.version()),
-                        Found::Gone | Found::Unfit(_) => false,
-                    },
-                )
+                Ok(match self.local_task(&identity)? {
+                    Found::Row(task) => identity.acked.equals(task.hashes(), task.version()),
+                    Found::Gone | Found::Unfit(_) => false,
+                })
             }
             Table::TaskMessages => {
                 let Some(link) = link_by_ident(self.tx, ident)? else {

@@ -1,5 +1,7 @@
 //! A pulled message into the file.
 
+use std::borrow::Cow;
+
 use coditect_shared::hash::message_hash;
 use coditect_shared::{ContentHash, MessageRecord, Origin, Stamp};
 
@@ -12,6 +14,7 @@ use crate::outbox;
 use crate::owner::{Found, LocalMessage};
 use crate::projects::excluded;
 use crate::quarantine;
+use crate::redaction::{fits, is_marked};
 
 impl Applier<'_> {
     pub(super) fn message(&mut self, record: &MessageRecord, stamp: Stamp) -> Result<(), ApplyError> {
@@ -24,9 +27,17 @@ impl Applier<'_> {
             None => None,
         };
         let version = record.version(hash);
+        let restored = match &local {
+            Some(Found::Row(message)) => message.restored(record),
+            Some(Found::Gone | Found::Unfit(_)) | None => Cow::Borrowed(record),
+        };
+        let here = match &restored {
+            Cow::Borrowed(_) => Form { hash, version },
+            Cow::Owned(restored) => self.form_of(restored),
+        };
         let known = match &identity {
             Some(identity) => Some(Known {
-                row: local_row(local.as_ref(), hash, version),
+                row: local_row(local.as_ref(), here),
                 pending: match identity.row_id {
                     Some(row_id) => RowKey::message(row_id).is_pending(self.tx)?,
                     None => false,
@@ -42,7 +53,9 @@ impl Applier<'_> {
         };
         match (decide(known, stamp), identity) {
             (Decision::Insert, _) | (_, None) => self.insert_message(record, &origin, hash, pulled),
-            (Decision::Update, Some(identity)) => self.update_message(record, &origin, identity, pulled),
+            (Decision::Update, Some(identity)) => {
+                self.update_message(&restored, here, &origin, identity, pulled)
+            }
             (Decision::Acknowledge, Some(identity)) => {
                 let version = match local {
                     Some(Found::Row(message)) => Some(message.version),
@@ -82,12 +95,35 @@ impl Applier<'_> {
         if let Some(identity) = identity::message_by_origin(self.tx, origin)? {
             return Ok(Some(identity));
         }
-        match (&record.hash, record.device_id) {
-            (Some(writer_hash), Some(device)) if self.former_devices.contains(&device) => {
-                identity::unacknowledged_by_writer_hash(self.tx, &record.session_id, writer_hash)
-            }
-            (_, _) => Ok(None),
+        let Some(writer_hash) = &record.hash else {
+            return Ok(None);
+        };
+        let found = identity::unacknowledged_by_writer_hash(self.tx, &record.session_id, writer_hash)?;
+        let Some(identity) = found else { return Ok(None) };
+        let is_own = |device| self.former_devices.contains(&device);
+        let is_same =
+            record.device_id.is_some_and(is_own) || self.is_redacted_otherwise(record, &identity)?;
+        Ok(is_same.then_some(identity))
+    }
+
+    /// Whether a pulled row and one that waits here to be sent for the first time are the same, read from the same source
+    /// under different rules of redaction.
+    fn is_redacted_otherwise(
+        &self,
+        record: &MessageRecord,
+        identity: &MessageIdentity,
+    ) -> rusqlite::Result<bool> {
+        if identity.sent {
+            // It may be in the cloud under its own origin by now.
+            return Ok(false);
         }
+        Ok(match self.local_message(identity)? {
+            Some(Found::Row(message)) => {
+                let is_redacted = !message.findings.is_empty() || is_marked(&record.content);
+                is_redacted && fits(&record.content, message.content_here())
+            }
+            Some(Found::Gone | Found::Unfit(_)) | None => false,
+        })
     }
 
     pub(super) fn local_message(
@@ -97,7 +133,12 @@ impl Applier<'_> {
         match identity.row_id {
             Some(row_id) => self
                 .owner
-                .read_message(self.tx, self.context.tenant, row_id)
+                .read_message(
+                    self.tx,
+                    self.context.tenant,
+                    &self.context.policy.redactor,
+                    row_id,
+                )
                 .map(Some),
             None => Ok(None),
         }
@@ -116,7 +157,11 @@ impl Applier<'_> {
                 return self.refused(Table::Messages, &origin_name(origin), record, pulled.stamp, error);
             }
         };
-        let version = self.version_as_written(record, row_id, &pulled)?;
+        let written = Form {
+            hash,
+            version: record.version(hash),
+        };
+        let version = Some(self.version_as_written(record, row_id, written)?);
         let acked = Acked { version, ..pulled };
         let ident = identity::insert_pulled_message(
             self.tx,
@@ -132,9 +177,11 @@ impl Applier<'_> {
         Ok(())
     }
 
+    /// `record` is the pulled one with the secrets that stand here, `here` its hash and version.
     fn update_message(
         &mut self,
         record: &MessageRecord,
+        here: Form,
         origin: &Origin,
         identity: MessageIdentity,
         pulled: Acked,
@@ -146,7 +193,7 @@ impl Applier<'_> {
             return self.refused(Table::Messages, &origin_name(origin), record, pulled.stamp, error);
         }
         let acked = Acked {
-            version: self.version_as_written(record, row_id, &pulled)?,
+            version: Some(self.version_as_written(record, row_id, here)?),
             ..pulled
         };
         self.acknowledge_message(&identity, origin, &acked)?;
@@ -166,17 +213,27 @@ impl Applier<'_> {
         &self,
         record: &MessageRecord,
         row_id: i64,
-        pulled: &Acked,
-    ) -> rusqlite::Result<Option<i64>> {
+        written: Form,
+    ) -> rusqlite::Result<i64> {
         if self.owner.holds_as_it_came(record) && !self.owner.has_triggers() {
-            return Ok(pulled.version);
+            return Ok(written.version);
         }
+        let redactor = &self.context.policy.redactor;
         Ok(
-            match self.owner.read_message(self.tx, self.context.tenant, row_id)? {
-                Found::Row(message) if Some(message.hash) == pulled.hash => Some(message.version),
-                Found::Row(_) | Found::Gone | Found::Unfit(_) => pulled.version,
+            match self
+                .owner
+                .read_message(self.tx, self.context.tenant, redactor, row_id)?
+            {
+                Found::Row(message) if message.hash_here() == written.hash => message.version,
+                Found::Row(_) | Found::Gone | Found::Unfit(_) => written.version,
             },
         )
+    }
+
+    fn form_of(&self, record: &MessageRecord) -> Form {
+        let hash = message_hash(self.context.tenant, &record.session_id, &record.content);
+        let version = record.version(hash);
+        Form { hash, version }
     }
 
     fn acknowledge_message(
@@ -201,11 +258,24 @@ impl Applier<'_> {
     }
 }
 
-fn local_row(local: Option<&Found<LocalMessage>>, hash: ContentHash, version: i64) -> LocalRow {
+/// Tells forms of a row apart: what it says, and all that stands around that.
+#[derive(Clone, Copy)]
+struct Form {
+    hash: ContentHash,
+    version: i64,
+}
+
+/// What stands here, compared with the pulled version as it would be written.
+fn local_row(local: Option<&Found<LocalMessage>>, pulled: Form) -> LocalRow {
     match local {
         None | Some(Found::Gone) => LocalRow::Gone,
-        Some(Found::Row(message)) if message.hash == hash && message.version == version => LocalRow::Same,
-        Some(Found::Row(message)) if message.hash == hash => LocalRow::SameContent,
+        Some(Found::Row(message)) if message.hash_here() == pulled.hash => {
+            if message.version == pulled.version {
+                LocalRow::Same
+            } else {
+                LocalRow::SameContent
+            }
+        }
         Some(Found::Row(_) | Found::Unfit(_)) => LocalRow::Different,
     }
 }

@@ -80,9 +80,7 @@ pub fn apply_page(
             "there is more than this page, which ends where it began, at cursor {cursor}"
         )));
     }
-    if holds(Rule::IdentitiesFirst)
-        && !identity::identify_queued(tx, owner, context.tenant, context.device, identities_max)?
-    {
+    if holds(Rule::IdentitiesFirst) && !identity::identify_queued(tx, owner, context, identities_max)? {
         return Ok(Applied::IdentitiesFirst);
     }
     if let Some(reason) = foreign_stub(tx, page, sent)? {

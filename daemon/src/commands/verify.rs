@@ -1,6 +1,7 @@
 //! `verify`: the proof that this file and the cloud hold the same (P16). With a daemon it syncs first, and compares
 //! again as long as either side moves.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -14,6 +15,7 @@ use crate::account::Account;
 use crate::cli::Setup;
 use crate::client::Client;
 use crate::output::{self, Fault, remark};
+use crate::redaction::Redactor;
 use crate::status::{counted, grouped};
 use crate::store::Store;
 use crate::verify::{self, Local};
@@ -95,6 +97,7 @@ async fn settle(client: &Client, setup: &Setup) -> Result<(Local, DigestAnswer),
     let daemon = Daemon::of(setup)?;
     // First of all, so that a server that is down is said at once, and not after the wait for a sync.
     client.account().await.map_err(fault_of)?;
+    let redactor = Arc::new(Redactor::new(&setup.config.redaction).map_err(Fault::Usage)?);
     let deadline = Instant::now() + SETTLE_LIMIT;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -112,8 +115,8 @@ async fn settle(client: &Client, setup: &Setup) -> Result<(Local, DigestAnswer),
             Err(fault) => return Err(fault),
         };
         let cloud = client.digest().await.map_err(fault_of)?;
-        let path = setup.paths.context_db.clone();
-        let local = tokio::task::spawn_blocking(move || verify::local(&path))
+        let (path, redactor) = (setup.paths.context_db.clone(), redactor.clone());
+        let local = tokio::task::spawn_blocking(move || verify::local(&path, &redactor))
             .await
             .context("reading the file")??;
         let at_rest = local.pending == 0 && (local.epoch, local.cursor) == (cloud.epoch, cloud.cursor);

@@ -7,6 +7,7 @@ use crate::key::{KeyPart, RawKey, RowKey, Table};
 use crate::owner::{Found, Owner, Unfit};
 use crate::projects::{self, Place, excluded};
 use crate::quarantine;
+use crate::redaction::Findings;
 use crate::rules::{Rule, holds};
 use crate::store::{set_value, value};
 use coditect_shared::hash::sha256;
@@ -136,7 +137,7 @@ impl Builder<'_> {
         covered: i64,
         recovering: bool,
     ) -> Result<(), ApplyError> {
-        match identity::identify_message(self.tx, self.owner, self.context.tenant, row_id)? {
+        match identity::identify_message(self.tx, self.owner, self.context, row_id)? {
             Identified::Gone(ident) => {
                 self.lift(key)?;
                 self.end_unsent(key, ident, covered)
@@ -147,7 +148,7 @@ impl Builder<'_> {
             },
             Identified::Row(found) => {
                 let (identity, message) = *found;
-                if identity.acked.equals(message.hash, message.version) {
+                if identity.acked.equals(message.hashes(), message.version) {
                     self.lift(key)?;
                     requeue_parked(self.tx, self.owner, key)?;
                     return self.end_unsent(key, Some(identity.ident), covered);
@@ -187,6 +188,7 @@ impl Builder<'_> {
                     covered,
                     hash: Some(message.hash),
                     version: Some(message.version),
+                    findings: message.findings,
                 });
                 Ok(())
             }
@@ -196,8 +198,7 @@ impl Builder<'_> {
     fn add_task(&mut self, key: &RowKey, covered: i64, recovering: bool) -> Result<(), ApplyError> {
         let local_id = Value::from(key.key.clone());
         let context = self.context;
-        let Some((identity, found)) =
-            identity::identify_task(self.tx, self.owner, context.tenant, context.device, &local_id)?
+        let Some((identity, found)) = identity::identify_task(self.tx, self.owner, context, &local_id)?
         else {
             self.lift(key)?;
             return self.end_unsent(key, None, covered);
@@ -213,7 +214,7 @@ impl Builder<'_> {
             },
             Found::Row(task) => {
                 let version = task.version();
-                if identity.acked.equals(task.hash, version) {
+                if identity.acked.equals(task.hashes(), version) {
                     self.lift(key)?;
                     requeue_parked(self.tx, self.owner, key)?;
                     return self.end_unsent(key, Some(identity.ident), covered);
@@ -240,6 +241,7 @@ impl Builder<'_> {
                     covered,
                     hash: Some(task.hash),
                     version: Some(version),
+                    findings: task.findings,
                 });
                 Ok(())
             }
@@ -303,6 +305,7 @@ impl Builder<'_> {
             covered,
             hash: None,
             version: sequence,
+            findings: Findings::new(),
         });
         Ok(())
     }
@@ -321,7 +324,7 @@ impl Builder<'_> {
         {
             return Ok(None);
         }
-        let message = match identity::identify_message(tx, owner, context.tenant, message_id)? {
+        let message = match identity::identify_message(tx, owner, context, message_id)? {
             Identified::Row(found) => found.0,
             Identified::Unfit(..) => return Ok(None),
             Identified::Gone(None) => return Ok(None),
@@ -330,9 +333,7 @@ impl Builder<'_> {
                 Some(_) | None => return Ok(None),
             },
         };
-        let Some((task, found)) =
-            identity::identify_task(tx, owner, context.tenant, context.device, task_id)?
-        else {
+        let Some((task, found)) = identity::identify_task(tx, owner, context, task_id)? else {
             return Ok(None);
         };
         let usable = match found {

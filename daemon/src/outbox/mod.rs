@@ -19,6 +19,7 @@ use crate::key::{KeyPart, RowKey, Table};
 use crate::owner::Owner;
 use crate::policy::Policy;
 use crate::projects::{self, ProjectFilter};
+use crate::redaction::Findings;
 
 pub use build::{Built, build, requeue_parked};
 pub use settle::{Settled, defer, give_up, settle};
@@ -64,10 +65,13 @@ pub struct Sent {
     pub ident: i64,
     /// The newest outbox entry that this version includes.
     pub covered: i64,
-    /// Of messages and tasks.
+    /// Of messages and tasks: of what was sent, that is, redacted.
     pub hash: Option<ContentHash>,
     /// Of messages and tasks: what the local row looks like; of links: the sequence.
     pub version: Option<i64>,
+    /// What was redacted in it, for the counts in status.
+    #[serde(default, skip_serializing_if = "Findings::is_empty")]
+    pub findings: Findings,
 }
 
 /// Halves a batch that was too large or failed as a whole; its push_seq was not used up. None: it holds one record.

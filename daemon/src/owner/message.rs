@@ -1,12 +1,17 @@
 //! Messages: every column travels. What has no field of its own on the wire goes in `metadata` under its name.
 
+use std::borrow::Cow;
+
 use coditect_shared::check::{self, Refusal};
+use coditect_shared::hash::message_hash;
 use coditect_shared::{ContentHash, MessageRecord, TenantId};
 use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, Row};
 
 use super::cells::{fingerprint, from_json, text, to_json, unfit, writer_hash};
+use super::forms::{Here, redact_message, restored_message};
 use super::{Found, Owner, Unfit, quoted};
+use crate::redaction::{Findings, Redactor};
 
 /// Columns of `messages` that the contract names and that travel in `metadata`: absent there, they become NULL.
 pub(super) const METADATA_COLUMNS: [&str; 8] = [
@@ -20,12 +25,41 @@ pub(super) const METADATA_COLUMNS: [&str; 8] = [
     "agent_context",
 ];
 
-/// A message of this file, ready to be sent. Its record has neither `ref` nor `origin`.
+/// A message of this file, in the form in which it is sent. Its record has neither `ref` nor `origin`.
 #[derive(Clone, Debug)]
 pub struct LocalMessage {
     pub record: MessageRecord,
+    /// Of the content that is sent.
     pub hash: ContentHash,
+    /// Of the row as it stands here: what is redacted of it makes no difference.
     pub version: i64,
+    /// What was redacted, by kind.
+    pub findings: Findings,
+    here: Option<Box<Here<MessageRecord>>>,
+}
+
+impl LocalMessage {
+    /// Of what is sent, and of what stands here.
+    pub fn hashes(&self) -> [ContentHash; 2] {
+        [self.hash, self.hash_here()]
+    }
+
+    pub fn hash_here(&self) -> ContentHash {
+        self.here.as_ref().map_or(self.hash, |here| here.hash)
+    }
+
+    pub fn content_here(&self) -> &str {
+        &self.record_here().content
+    }
+
+    /// A pulled message as it is to be written over this one: it takes no secret away.
+    pub fn restored<'r>(&self, pulled: &'r MessageRecord) -> Cow<'r, MessageRecord> {
+        restored_message(pulled, self.record_here(), &self.record)
+    }
+
+    fn record_here(&self) -> &MessageRecord {
+        self.here.as_ref().map_or(&self.record, |here| &here.record)
+    }
 }
 
 impl Owner {
@@ -41,6 +75,7 @@ impl Owner {
         &self,
         conn: &Connection,
         tenant: TenantId,
+        redactor: &Redactor,
         id: i64,
     ) -> rusqlite::Result<Found<LocalMessage>> {
         let mut statement = conn.prepare_cached(&self.select_message)?;
@@ -48,19 +83,11 @@ impl Owner {
         let Some(row) = rows.next()? else {
             return Ok(Found::Gone);
         };
-        let checked = self.message_record(row).and_then(|record| {
-            let (hash, _) = check::message(tenant, &record)?;
-            Ok((record, hash))
-        });
+        let checked = self
+            .message_record(row)
+            .and_then(|record| local_message(tenant, redactor, record));
         Ok(match checked {
-            Ok((record, hash)) => {
-                let version = record.version(hash);
-                Found::Row(LocalMessage {
-                    record,
-                    hash,
-                    version,
-                })
-            }
+            Ok(message) => Found::Row(message),
             Err(refusal) => {
                 let fingerprint = fingerprint(row, self.message_columns.len());
                 Found::Unfit(Unfit { refusal, fingerprint })
@@ -217,6 +244,36 @@ impl Owner {
         }
         Ok(format!("{made}:{}", uuid::Uuid::new_v4()))
     }
+}
+
+fn local_message(
+    tenant: TenantId,
+    redactor: &Redactor,
+    record: MessageRecord,
+) -> Result<LocalMessage, Refusal> {
+    let mut findings = Findings::new();
+    let Some(sent) = redact_message(redactor, &record, &mut findings) else {
+        let (hash, _) = check::message(tenant, &record)?;
+        return Ok(LocalMessage {
+            version: record.version(hash),
+            record,
+            hash,
+            findings,
+            here: None,
+        });
+    };
+    let (hash, _) = check::message(tenant, &sent)?;
+    let hash_here = message_hash(tenant, &record.session_id, &record.content);
+    Ok(LocalMessage {
+        version: record.version(hash_here),
+        record: sent,
+        hash,
+        findings,
+        here: Some(Box::new(Here {
+            record,
+            hash: hash_here,
+        })),
+    })
 }
 
 fn session_value(record: &MessageRecord) -> Value {

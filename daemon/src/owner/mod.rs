@@ -1,9 +1,11 @@
 //! The owner's tables as they stand in this file, and reading and writing single rows of them.
 //!
 //! Another program may have made them: columns may be missing or more than the contract names. Every column of
-//! `messages` travels; what has no field of its own goes in `metadata` under its name.
+//! `messages` travels; what has no field of its own goes in `metadata` under its name. A row is read in the form in which
+//! it is sent; `forms` tells what that means for rows that come back.
 
 mod cells;
+mod forms;
 mod message;
 mod task;
 
@@ -14,8 +16,8 @@ use coditect_shared::check::Refusal;
 use rusqlite::{Connection, OptionalExtension as _};
 
 pub use message::LocalMessage;
-pub use task::LocalTask;
 use task::TASK_COLUMNS;
+pub use task::{LocalTask, version_of as task_version_of};
 
 /// Shape of the owner's tables at one `schema_version`.
 #[derive(Debug)]

@@ -1,12 +1,17 @@
 //! Tasks and the links from them to messages.
 
+use std::borrow::Cow;
+
 use coditect_shared::check::{self, Refusal};
+use coditect_shared::hash::task_hash;
 use coditect_shared::{ContentHash, TaskRecord, TenantId};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use super::cells::{fingerprint, optional_count, optional_score, optional_text, text, unfit};
+use super::forms::{Here, redact_task, restored_task};
 use super::{Found, Owner, Unfit};
+use crate::redaction::{Findings, Redactor};
 
 pub(super) const TASK_COLUMNS: [&str; 15] = [
     "id",
@@ -26,17 +31,42 @@ pub(super) const TASK_COLUMNS: [&str; 15] = [
     "updated_at",
 ];
 
-/// A task of this file. Its record's `id` is the cloud's.
+/// A task of this file, in the form in which it is sent. Its record's `id` is the cloud's.
 #[derive(Clone, Debug)]
 pub struct LocalTask {
     pub record: TaskRecord,
+    /// Of the version that is sent.
     pub hash: ContentHash,
+    /// What was redacted, by kind.
+    pub findings: Findings,
+    here: Option<Box<Here<TaskRecord>>>,
 }
 
 impl LocalTask {
+    /// Of the row as it stands here: what is redacted of it makes no difference.
     pub fn version(&self) -> i64 {
-        i64::from_ne_bytes(self.hash.first_u64().to_ne_bytes())
+        version_of(self.hash_here())
     }
+
+    /// Of what is sent, and of what stands here.
+    pub fn hashes(&self) -> [ContentHash; 2] {
+        [self.hash, self.hash_here()]
+    }
+
+    pub fn hash_here(&self) -> ContentHash {
+        self.here.as_ref().map_or(self.hash, |here| here.hash)
+    }
+
+    /// A pulled task as it is to be written over this one: it takes no secret away.
+    pub fn restored<'r>(&self, pulled: &'r TaskRecord) -> Cow<'r, TaskRecord> {
+        let here = self.here.as_ref().map_or(&self.record, |here| &here.record);
+        restored_task(pulled, here, &self.record)
+    }
+}
+
+/// Tells versions of a task apart.
+pub fn version_of(hash: ContentHash) -> i64 {
+    i64::from_ne_bytes(hash.first_u64().to_ne_bytes())
 }
 
 impl Owner {
@@ -50,6 +80,7 @@ impl Owner {
         &self,
         conn: &Connection,
         tenant: TenantId,
+        redactor: &Redactor,
         local_id: &Value,
         cloud_id: &str,
     ) -> rusqlite::Result<Found<LocalTask>> {
@@ -58,10 +89,7 @@ impl Owner {
         let Some(row) = rows.next()? else {
             return Ok(Found::Gone);
         };
-        let checked = task_record(row, cloud_id).and_then(|record| {
-            let (hash, _) = check::task(tenant, &record)?;
-            Ok(LocalTask { record, hash })
-        });
+        let checked = task_record(row, cloud_id).and_then(|record| local_task(tenant, redactor, record));
         Ok(match checked {
             Ok(task) => Found::Row(task),
             Err(refusal) => Found::Unfit(Unfit {
@@ -137,6 +165,30 @@ impl Owner {
         }
         Ok(())
     }
+}
+
+fn local_task(tenant: TenantId, redactor: &Redactor, record: TaskRecord) -> Result<LocalTask, Refusal> {
+    let mut findings = Findings::new();
+    let Some(sent) = redact_task(redactor, &record, &mut findings) else {
+        let (hash, _) = check::task(tenant, &record)?;
+        return Ok(LocalTask {
+            record,
+            hash,
+            findings,
+            here: None,
+        });
+    };
+    let (hash, _) = check::task(tenant, &sent)?;
+    let hash_here = task_hash(tenant, &record);
+    Ok(LocalTask {
+        record: sent,
+        hash,
+        findings,
+        here: Some(Box::new(Here {
+            record,
+            hash: hash_here,
+        })),
+    })
 }
 
 fn task_record(row: &Row<'_>, cloud_id: &str) -> Result<TaskRecord, Refusal> {

@@ -171,9 +171,8 @@ impl Files {
 
     pub(super) fn identify(&mut self) -> anyhow::Result<Outcome> {
         let context = self.context_of_binding()?;
-        self.store.write(|tx, owner| {
-            identity::identify_queued(tx, owner, context.tenant, context.device, IDENTIFY_ROWS)
-        })?;
+        self.store
+            .write(|tx, owner| identity::identify_queued(tx, owner, &context, IDENTIFY_ROWS))?;
         Ok(Outcome::Looked(self.view()?))
     }
 

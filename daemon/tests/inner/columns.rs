@@ -143,7 +143,7 @@ fn a_row_that_cannot_travel_is_named_by_its_field() {
     let found = desk
         .store
         .owner()
-        .read_message(desk.store.conn(), TENANT, 1)
+        .read_message(desk.store.conn(), TENANT, &desk.context.policy.redactor, 1)
         .unwrap();
     let Found::Unfit(unfit) = found else {
         panic!("{found:?}")

@@ -9,3 +9,4 @@ mod desk;
 mod model;
 mod opening;
 mod projects;
+mod redaction;

@@ -81,7 +81,7 @@ fn rows_of_an_excluded_project_stay_and_go_once_it_is_included() {
     assert_eq!(sent(&desk), ["a"]);
     assert_eq!((desk.count("sync_queue"), desk.count("sync_excluded")), (0, 2));
     // They are captured, and not refused.
-    let local = verify::local(desk.path()).unwrap();
+    let local = verify::local(desk.path(), &desk.context.policy.redactor).unwrap();
     assert_eq!(
         (local.excluded, local.uncaptured, local.pending, local.quarantined),
         (2, 0, 0, 0)
@@ -111,7 +111,12 @@ fn what_was_sent_before_stays_and_its_edits_stay_here() {
     let mut cloud = coditect_shared::digest::TableDigest::default();
     let origin = origin("secret", "v1");
     cloud.add_message(&origin, origin.content_hash);
-    assert_eq!(verify::local(desk.path()).unwrap().messages, cloud);
+    assert_eq!(
+        verify::local(desk.path(), &desk.context.policy.redactor)
+            .unwrap()
+            .messages,
+        cloud
+    );
     // Taken back, there is nothing to keep.
     desk.exec(&format!("UPDATE messages SET content = 'v1' WHERE id = {id}"));
     desk.push_all();
