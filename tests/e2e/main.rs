@@ -44,6 +44,7 @@ mod ingest;
 mod network;
 mod offline_tasks;
 mod poison;
+mod projects;
 mod service;
 mod service_units;
 mod show;

@@ -38,7 +38,16 @@ pub struct Seen {
     /// `POST /api/v1/context/push`, with the query.
     pub line: String,
     pub body: ContentHash,
+    /// The body, unpacked where it was packed.
+    pub text: Arc<[u8]>,
     pub fault: Option<Fault>,
+}
+
+impl Seen {
+    pub fn holds(&self, text: &str) -> bool {
+        let bytes = text.as_bytes();
+        self.text.windows(bytes.len()).any(|window| window == bytes) || self.line.contains(text)
+    }
 }
 
 /// The relay. Dropped, it listens no more.
@@ -116,6 +125,11 @@ impl Proxy {
             .collect()
     }
 
+    /// Requests that held this text.
+    pub fn carried(&self, text: &str) -> usize {
+        self.seen("").iter().filter(|seen| seen.holds(text)).count()
+    }
+
     /// Waits until so many of them have met a fault.
     pub async fn wait_for_faults(&self, start: &str, count: usize) {
         until(
@@ -173,6 +187,7 @@ async fn relay(shared: &Shared, mut client: TcpStream) -> std::io::Result<()> {
     shared.seen.lock().expect("no holder panics").push(Seen {
         line: line.clone(),
         body: sha256(&body),
+        text: unpacked(&body).into(),
         fault,
     });
     while fault == Some(Fault::Hold) {
@@ -222,6 +237,10 @@ async fn relay(shared: &Shared, mut client: TcpStream) -> std::io::Result<()> {
             server.read_to_end(&mut whole).await.map(drop)
         }
     }
+}
+
+fn unpacked(body: &[u8]) -> Vec<u8> {
+    zstd::decode_all(body).unwrap_or_else(|_| body.to_vec())
 }
 
 /// Head (with the empty line at its end) and body of a request; none if the client went away before it.
