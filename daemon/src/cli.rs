@@ -117,6 +117,17 @@ Examples:
   coditect-sync config set projects.exclude 'private-*,acme/*'
   coditect-sync config set log.level debug";
 
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  coditect-sync completions bash > ~/.local/share/bash-completion/completions/coditect-sync
+  coditect-sync completions zsh > ~/.zfunc/_coditect-sync
+  coditect-sync completions fish > ~/.config/fish/completions/coditect-sync.fish";
+
+const MAN_EXAMPLES: &str = "\
+Examples:
+  coditect-sync man | man -l -
+  coditect-sync man --dir ~/.local/share/man/man1";
+
 /// Keeps the sessions and task lists of your AI coding tools the same on all your machines.
 ///
 /// Other programs write context.db; the daemon (`run`) notices every change, sends it to your server and brings what
@@ -195,6 +206,25 @@ pub enum Command {
     /// Look at the settings, check config.toml, or change it
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print what a shell needs to complete this program's arguments
+    Completions(Completions),
+    /// Print the man page, or write those of all commands into a folder
+    Man(Man),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = COMPLETIONS_EXAMPLES)]
+pub struct Completions {
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = MAN_EXAMPLES)]
+pub struct Man {
+    /// The folder; it is made where it is missing
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -503,9 +533,15 @@ pub fn main() -> ExitCode {
 }
 
 fn execute(cli: Cli) -> Result<(), Fault> {
-    // What mends a wrong configuration must not need a right one.
+    // What mends a wrong configuration must not need a right one, and a package is built where there is none.
     if let Command::Config(command) = cli.command {
         return commands::config(command, &cli.place);
+    }
+    if let Command::Completions(args) = &cli.command {
+        return commands::completions(args);
+    }
+    if let Command::Man(args) = &cli.command {
+        return commands::man(args);
     }
     commands::run(cli.command, set_up(&cli.place)?)
 }

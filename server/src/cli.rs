@@ -2,11 +2,12 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use jiff::SignedDuration;
 use tracing_subscriber::EnvFilter;
 
@@ -16,12 +17,14 @@ use crate::config::{DEFAULT_LISTEN, Options, TlsFiles, Usage};
 use crate::database::Unreachable;
 use crate::serve;
 
+const PROGRAM: &str = "coditect-server";
+
 /// Longest life of a token that the command line gives out: nobody can take one back before it expires.
 const TOKEN_TTL_MAX: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
 /// Sync server for AI coding sessions: tenant-scoped rows in PostgreSQL.
 #[derive(Parser, Debug)]
-#[command(name = "coditect-server", version)]
+#[command(name = PROGRAM, version)]
 struct Cli {
     #[command(flatten)]
     options: Options,
@@ -55,6 +58,17 @@ enum Command {
     Token(Token),
     /// Print the URL with which psql reaches the database as its owner
     DatabaseUrl,
+    /// Print what a shell needs to complete this program's arguments
+    Completions {
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page, or write those of all commands into a folder
+    Man {
+        /// The folder; it is made where it is missing
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 #[derive(Subcommand, Debug)]
@@ -152,6 +166,19 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             let url = admin::database_url(options).await?;
             print(options, &serde_json::json!({"url": url}), &url)
         }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), PROGRAM, &mut script);
+            write_out(&script)
+        }
+        Command::Man { dir: Some(dir) } => pages(dir),
+        Command::Man { dir: None } => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command().disable_help_subcommand(true))
+                .render(&mut page)
+                .context("rendering the man page")?;
+            write_out(&page)
+        }
     }
 }
 
@@ -163,6 +190,20 @@ fn print(options: &Options, result: &impl serde::Serialize, line: &str) -> anyho
         line.to_owned()
     };
     writeln!(std::io::stdout().lock(), "{text}").context("writing to standard output")
+}
+
+fn write_out(bytes: &[u8]) -> anyhow::Result<()> {
+    std::io::stdout()
+        .lock()
+        .write_all(bytes)
+        .context("writing to standard output")
+}
+
+/// A man page for the program and one for each command.
+fn pages(dir: &Path) -> anyhow::Result<()> {
+    let written = std::fs::create_dir_all(dir)
+        .and_then(|()| clap_mangen::generate_to(Cli::command().disable_help_subcommand(true), dir));
+    written.with_context(|| format!("writing man pages to {}", dir.display()))
 }
 
 /// Level by `RUST_LOG`; the database driver's notices are of no interest to operators.

@@ -41,6 +41,7 @@ mod files;
 mod following;
 mod foreign_writer;
 mod ingest;
+mod manual;
 mod network;
 mod offline_tasks;
 mod poison;

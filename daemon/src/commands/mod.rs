@@ -7,6 +7,7 @@ mod doctor;
 mod ingest;
 mod login;
 mod logout;
+mod manual;
 mod paths;
 mod pause;
 mod projects;
@@ -26,6 +27,7 @@ use std::future::Future;
 use anyhow::Context;
 
 pub(crate) use config::run as config;
+pub(crate) use manual::{completions, man};
 
 use crate::account::Account;
 use crate::cli::{Command, Setup};
@@ -53,7 +55,9 @@ pub(crate) fn run(command: Command, setup: Setup) -> Result<(), Fault> {
         Command::Service(what) => service::run(&what, &setup),
         Command::Doctor(args) => block_on(doctor::run(args.json, &setup)),
         Command::Paths(args) => paths::run(args.json, &setup),
-        Command::Config(_) => unreachable!("it is run without a setup"),
+        Command::Config(_) | Command::Completions(_) | Command::Man(_) => {
+            unreachable!("it is run without a setup")
+        }
     }
 }
 
