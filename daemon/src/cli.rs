@@ -506,6 +506,11 @@ impl Setup {
     pub fn command(&self, words: &str) -> String {
         self.paths.command(words)
     }
+
+    /// Whom to trust instead of the machine's authorities.
+    pub fn ca_file(&self) -> Option<PathBuf> {
+        self.config.ca_file(&self.paths.config)
+    }
 }
 
 /// Runs the program named by the process's arguments.

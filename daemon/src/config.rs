@@ -29,10 +29,21 @@ pub struct Config {
     pub context_db: Option<PathBuf>,
     /// Where `login` goes without `--server`.
     pub server: Option<Url>,
+    /// Whom to trust when it speaks TLS, instead of the authorities of this machine. See [`Config::ca_file`].
+    pub ca_file: Option<PathBuf>,
     pub log: Log,
     pub ingest: Ingest,
     pub projects: Projects,
     pub redaction: Redaction,
+}
+
+impl Config {
+    /// The authority's file, from the folder of the `config.toml` that names it.
+    pub fn ca_file(&self, config_file: &Path) -> Option<PathBuf> {
+        let named = self.ca_file.as_deref()?;
+        let folder = config_file.parent().unwrap_or(Path::new("/"));
+        Some(folder.join(expand_home(named)))
+    }
 }
 
 /// What the daemon tells of its life.

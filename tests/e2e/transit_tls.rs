@@ -95,10 +95,16 @@ async fn health_over(stream: &mut TlsStream<TcpStream>) -> String {
     String::from_utf8_lossy(&bytes[..read]).into_owned()
 }
 
+/// Names whom the daemon is to trust in its config.toml.
+fn trust(workstation: &Workstation, ca_file: &Path) {
+    let text = format!("ca_file = {:?}\n", ca_file.to_str().unwrap());
+    std::fs::write(workstation.home().join("config.toml"), text).unwrap();
+}
+
 async fn workstation_that_trusts(authority: &Authority, server: &TestServer) -> Workstation {
     let (caller, _) = server.acme().await;
-    let mut workstation = Workstation::new();
-    workstation.set("SSL_CERT_FILE", authority.file());
+    let workstation = Workstation::new();
+    trust(&workstation, &authority.file());
     workstation.login(&server.url, &server.token(&caller)).await.ok();
     workstation
 }
@@ -150,7 +156,7 @@ async fn a_daemon_refuses_a_wrong_host_name_and_an_unknown_authority() {
     let (caller, _) = server.acme().await;
     let token = server.token(&caller);
     let mut a = Workstation::new();
-    a.set("SSL_CERT_FILE", authority.file());
+    trust(&a, &authority.file());
     let refused = a.login(&server.url, &token).await;
     assert_eq!(refused.status.code(), Some(3), "{refused:#?}");
     assert!(
@@ -163,10 +169,23 @@ async fn a_daemon_refuses_a_wrong_host_name_and_an_unknown_authority() {
     let other = Authority::new();
     let live = Live::of(&authority.sign(&["localhost"]));
     let server = TestServer::start_over_tls(live.load()).await;
-    a.set("SSL_CERT_FILE", other.file());
+    trust(&a, &other.file());
     let refused = a.login(&server.url, &token).await;
     assert_eq!(refused.status.code(), Some(3), "{refused:#?}");
     assert!(refused.stderr.contains("certificate"), "{refused:#?}");
+    trust(&a, &live.file("tls.key"));
+    let refused = a.login(&server.url, &token).await;
+    assert!(
+        refused.stderr.contains("ca_file") && refused.stderr.contains("none in PEM"),
+        "{refused:#?}"
+    );
+
+    // Without the key it is the machine's authorities, which a variable may name too.
+    std::fs::remove_file(a.home().join("config.toml")).unwrap();
+    let token = server.token(&server.acme().await.0);
+    assert!(!a.login(&server.url, &token).await.status.success());
+    a.set("SSL_CERT_FILE", authority.file());
+    a.login(&server.url, &token).await.ok();
 }
 
 #[tokio::test]
@@ -290,4 +309,18 @@ async fn a_stranger_who_says_nothing_or_leaves_costs_the_others_nothing() {
             Ok(read) => panic!("answered {:?}", &bytes[..read]),
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_daemon_takes_up_another_authority() {
+    let authority = Authority::new();
+    let live = Live::of(&authority.sign(&["localhost"]));
+    let server = TestServer::start_over_tls(live.load()).await;
+    let mut a = workstation_that_trusts(&authority, &server).await;
+    let other = Authority::new();
+    trust(&a, &other.file());
+    a.run().await;
+    a.wait_for_state("offline").await;
+    trust(&a, &authority.file());
+    a.wait_until("in sync", is_settled).await;
 }

@@ -7,6 +7,7 @@ pub mod outcome;
 use std::error::Error as _;
 use std::net::IpAddr;
 use std::ops::Deref;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -66,8 +67,15 @@ pub struct Probe {
 }
 
 impl Client {
+    /// `ca_file` has the only authorities to trust; without it they are the machine's.
+    ///
     /// Fails on a token that no header can carry, or without any TLS certificates to trust.
-    pub fn new(server: &Url, device: DeviceId, token: &Secret) -> anyhow::Result<Client> {
+    pub fn new(
+        server: &Url,
+        device: DeviceId,
+        token: &Secret,
+        ca_file: Option<&Path>,
+    ) -> anyhow::Result<Client> {
         let mut authorization = HeaderValue::try_from(format!("Bearer {}", token.expose()))
             .ok()
             .context("the token holds characters that no HTTP header can carry: log in again")?;
@@ -85,6 +93,8 @@ impl Client {
         if server.scheme() == "http" {
             // Without TLS no certificates are needed, and a fresh machine has none, which would fail the client.
             builder = builder.tls_certs_only([]);
+        } else if let Some(file) = ca_file {
+            builder = builder.tls_certs_only(authorities(file)?);
         }
         let http = builder.build().context("setting up HTTP")?;
         Ok(Client {
@@ -263,6 +273,14 @@ impl Client {
             }
         }
     }
+}
+
+fn authorities(file: &Path) -> anyhow::Result<Vec<reqwest::Certificate>> {
+    let doing = || format!("reading the certificates of ca_file, {}", file.display());
+    let pem = std::fs::read(file).with_context(doing)?;
+    let found = reqwest::Certificate::from_pem_bundle(&pem).with_context(doing)?;
+    anyhow::ensure!(!found.is_empty(), "{}: there is none in PEM", doing());
+    Ok(found)
 }
 
 /// Whether the URL's host is this machine, seen from itself.

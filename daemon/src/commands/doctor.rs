@@ -58,7 +58,7 @@ async fn account(setup: &Setup) -> Vec<Finding> {
         return findings;
     };
     findings.push(doctor::judge_token(token.expires_at(), Timestamp::now()));
-    server(&account, &token, &mut findings).await;
+    server(&account, &token, setup, &mut findings).await;
     findings
 }
 
@@ -95,14 +95,15 @@ async fn token(account: &Account, setup: &Setup, findings: &mut Vec<Finding>) ->
     None
 }
 
-async fn server(account: &Account, token: &Secret, findings: &mut Vec<Finding>) {
-    let client = match Client::new(&account.server, DeviceId(Uuid::nil()), token) {
+async fn server(account: &Account, token: &Secret, setup: &Setup, findings: &mut Vec<Finding>) {
+    let ca_file = setup.ca_file();
+    let client = match Client::new(&account.server, DeviceId(Uuid::nil()), token, ca_file.as_deref()) {
         Ok(client) => client,
         Err(error) => {
             findings.push(Finding::problem(
                 "server",
                 format!("{error:#}"),
-                "install the system's CA certificates",
+                "install the system's CA certificates, or name a file of them with `ca_file` in config.toml",
             ));
             return;
         }

@@ -38,7 +38,7 @@ pub(super) async fn run(args: &cli::Login, setup: &Setup) -> Result<(), Fault> {
     let token = read_token()?;
 
     // The device is that of the file, which is not touched before the server has agreed.
-    let client = Client::new(server, DeviceId(Uuid::nil()), &token)?;
+    let client = Client::new(server, DeviceId(Uuid::nil()), &token, setup.ca_file().as_deref())?;
     let answer = client.account().await.map_err(fault_of)?;
 
     disk::refuse_network(&setup.paths.context_db)?;

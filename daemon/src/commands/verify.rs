@@ -89,7 +89,12 @@ async fn client(setup: &Setup) -> Result<Client, Fault> {
         .ok_or_else(|| Fault::NotLoggedIn(format!("the token is gone; {log_in}")))?;
     let store = Store::open(&setup.paths.context_db).map_err(anyhow::Error::new)?;
     let device = store.device_id().map_err(anyhow::Error::new)?;
-    Ok(Client::new(&account.server, device, &token)?)
+    Ok(Client::new(
+        &account.server,
+        device,
+        &token,
+        setup.ca_file().as_deref(),
+    )?)
 }
 
 /// Both sides at one cursor, if they come to rest.

@@ -38,6 +38,7 @@ const fn key(section: &'static str, name: &'static str, kind: Kind, example: &'s
 pub(super) const KEYS: &[Key] = &[
     key("", "context_db", Kind::Path, r#""~/work/context.db""#),
     key("", "server", Kind::Url, r#""https://sync.example.com""#),
+    key("", "ca_file", Kind::Path, r#""~/acme-ca.pem""#),
     key(
         "log",
         "level",

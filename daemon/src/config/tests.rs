@@ -29,6 +29,7 @@ fn with_every_field() -> Config {
     Config {
         context_db: Some("/h/context.db".into()),
         server: Some("https://sync.acme.test".parse().unwrap()),
+        ca_file: Some("/h/ca.pem".into()),
         log: Log {
             level: LogLevel::Debug,
         },
@@ -149,7 +150,7 @@ fn what_is_wrong_in_a_file_is_named_with_its_line_and_what_is_right() {
         ),
         (
             "x = 1",
-            "unknown key `x` at the top: known here are context_db, server, log, ingest, projects, redaction",
+            "unknown key `x` at the top: known here are context_db, server, ca_file, log, ingest, projects, redaction",
         ),
         (
             "ingest = true",

@@ -244,6 +244,10 @@ impl Daemon {
         if let Some(policy) = changed.policy {
             self.set_policy(policy).await;
         }
+        if changed.trust {
+            self.client = None;
+            self.reload().await;
+        }
     }
 
     async fn pause(&mut self, paused: bool) {
@@ -528,7 +532,8 @@ impl Daemon {
             account.whose()
         );
         let Some(secret) = secret else { return Ok(None) };
-        Client::new(&account.server, files.device_id()?, &secret).map(Some)
+        let ca_file = self.settings.ca_file();
+        Client::new(&account.server, files.device_id()?, &secret, ca_file.as_deref()).map(Some)
     }
 
     fn failure(&mut self, failure: &Failure) -> Outcome {

@@ -80,6 +80,8 @@ pub(super) struct Fresh {
 pub(super) struct Changed {
     /// Which rows are sent, or in which form.
     pub policy: Option<Arc<Policy>>,
+    /// Whom to trust.
+    pub trust: bool,
 }
 
 impl Settings {
@@ -98,6 +100,11 @@ impl Settings {
             overrides,
             config,
         }
+    }
+
+    /// Whom to trust instead of the machine's authorities.
+    pub(super) fn ca_file(&self) -> Option<PathBuf> {
+        self.config.ca_file(&self.path)
     }
 
     pub(super) fn status(&self) -> &ConfigStatus {
@@ -158,6 +165,7 @@ impl Settings {
         let of_policy = |config: &Config| (config.projects.clone(), config.redaction.clone());
         Changed {
             policy: (of_policy(&self.config) != of_policy(&before)).then(|| Arc::new(fresh.policy)),
+            trust: self.config.ca_file != before.ca_file,
         }
     }
 }

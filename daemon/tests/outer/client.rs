@@ -54,7 +54,7 @@ async fn serve_bytes(answer: &'static [u8], close: bool) -> Client {
 
 fn client_of(address: SocketAddr) -> Client {
     let server = format!("http://{address}").parse().unwrap();
-    Client::new(&server, DeviceId(Uuid::from_u128(7)), &Secret::new("t0k3n"))
+    Client::new(&server, DeviceId(Uuid::from_u128(7)), &Secret::new("t0k3n"), None)
         .unwrap()
         .with_silence_limit(SHORT_SILENCE)
 }
@@ -237,7 +237,7 @@ async fn a_refused_event_stream_is_told_apart_from_a_broken_one() {
 #[test]
 fn p15_a_token_that_no_header_can_carry_is_not_quoted() {
     let server = "http://127.0.0.1:1".parse().unwrap();
-    let error = Client::new(&server, DeviceId(Uuid::nil()), &Secret::new("hush\nhush"))
+    let error = Client::new(&server, DeviceId(Uuid::nil()), &Secret::new("hush\nhush"), None)
         .err()
         .unwrap();
     assert!(!format!("{error:?}").contains("hush"), "{error:?}");
