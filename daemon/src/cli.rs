@@ -54,6 +54,14 @@ begins with ~, is a folder: it names the projects whose sessions were held there
 
 The pattern goes into config.toml, whose comments stay, and a running daemon takes it up at once.";
 
+const WHY_EXAMPLES: &str = "\
+Reads this file alone, with or without a daemon. The first line is the conclusion. Exit code 1 for a row that is not there.
+
+Examples:
+  coditect-sync why messages 17
+  coditect-sync why task_tracking 0a1b2c3d-4e5f-4071-8293-a4b5c6d7e8f9 --json
+  coditect-sync why task_messages 0a1b2c3d-4e5f-4071-8293-a4b5c6d7e8f9 17";
+
 const SYNC_NOTES: &str = "\
 With --wait the daemon first proves that everything committed before the call is captured, then waits until the
 server has acknowledged it and everything in the cloud is here. Exit code 1 if that takes too long, 3 without a
@@ -197,6 +205,8 @@ pub enum Command {
     /// See what is taken out of texts before they leave the machine
     #[command(subcommand)]
     Redaction(Redaction),
+    /// Tell how it stands with one row: sent, waiting, refused, excluded, and by what
+    Why(Why),
     /// Prove that this file and the cloud hold the same, table by table
     Verify(Json),
     /// Look for what is wrong, and say how to mend it
@@ -431,6 +441,19 @@ pub struct Show {
     /// Do not page
     #[arg(long)]
     pub no_pager: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = WHY_EXAMPLES)]
+pub struct Why {
+    /// messages, task_tracking or task_messages
+    pub table: String,
+    /// The row's id; of a link the task's and the message's
+    #[arg(required = true, num_args = 1..=2, value_name = "ID")]
+    pub ids: Vec<String>,
+    /// Print the facts as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -11,6 +11,7 @@ pub mod projects;
 pub mod quarantine;
 pub mod rules;
 pub mod verify;
+pub mod why;
 
 // The loop and its pure core.
 mod fail_point;

@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
 use crate::outbox::Batch;
 use crate::rules::{Rule, holds};
@@ -176,6 +176,20 @@ fn is_damaged(error: &anyhow::Error) -> bool {
         code,
         Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt)
     )
+}
+
+/// The batch in flight of a state file that a daemon may have open, without its bytes. Writes nothing.
+pub fn batch_in_flight(path: &Path) -> anyhow::Result<Option<Batch>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let doing = || format!("reading {}", path.display());
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).with_context(doing)?;
+    let meta: Option<String> = conn
+        .query_row("SELECT meta FROM batch WHERE current = 1", [], |row| row.get(0))
+        .optional()
+        .with_context(doing)?;
+    Ok(meta.and_then(|meta| parsed(&meta, Vec::new())))
 }
 
 fn parsed(meta: &str, body: Vec<u8>) -> Option<Batch> {

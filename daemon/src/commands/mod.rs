@@ -21,6 +21,7 @@ mod status;
 mod sync;
 mod tasks;
 mod verify;
+mod why;
 
 use std::future::Future;
 
@@ -51,6 +52,7 @@ pub(crate) fn run(command: Command, setup: Setup) -> Result<(), Fault> {
         Command::Projects(args) => block_on(projects::run(args, setup)),
         Command::Quarantine(args) => quarantine::run(&args, &setup),
         Command::Redaction(args) => redaction::run(&args, &setup),
+        Command::Why(args) => why::run(&args, &setup),
         Command::Verify(args) => block_on(verify::run(args.json, &setup)),
         Command::Service(what) => service::run(&what, &setup),
         Command::Doctor(args) => block_on(doctor::run(args.json, &setup)),

@@ -1,6 +1,6 @@
 //! `sync_excluded`: rows with a change that is not sent, since their project is excluded.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension as _};
 use serde::Serialize;
 
 use super::Place;
@@ -58,6 +58,17 @@ pub fn forget(tx: &Connection, key: &RowKey) -> rusqlite::Result<()> {
 pub fn holds(conn: &Connection, key: &RowKey) -> rusqlite::Result<bool> {
     conn.prepare_cached("SELECT 1 FROM sync_excluded WHERE table_name = ?1 AND row_id IS ?2")?
         .exists(rusqlite::params![key.table.name(), key.key])
+}
+
+pub fn entry(conn: &Connection, key: &RowKey) -> rusqlite::Result<Option<Entry>> {
+    conn.prepare_cached("SELECT project, at FROM sync_excluded WHERE table_name = ?1 AND row_id IS ?2")?
+        .query_row(rusqlite::params![key.table.name(), key.key], |row| {
+            Ok(Entry {
+                project: row.get(0)?,
+                since: row.get(1)?,
+            })
+        })
+        .optional()
 }
 
 /// The cloud may have the row as it stands, which the next look at it tells.

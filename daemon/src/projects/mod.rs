@@ -19,5 +19,8 @@ pub use filter::{BadPattern, ProjectFilter, Standing, check_pattern};
 pub use overview::{Counts, Overview, Project, open};
 pub use place::{NONE, Place};
 pub use rejudge::{Rejudge, is_due, step};
-pub use session::{judged_message, judged_task, of_message, of_session, of_sessions, of_task};
+pub use session::{
+    judged_message, judged_task, of_message, of_session, of_sessions, of_task, searched_message,
+    searched_task,
+};
 use session::{note_sessions, note_tasks};

@@ -43,7 +43,13 @@ pub fn of_sessions(conn: &Connection, owner: &Owner) -> rusqlite::Result<HashMap
 
 /// The project of one session. Searches the file for what has not been noted, which costs a pass over it at most.
 pub fn of_session(conn: &Connection, owner: &Owner, session: &str) -> rusqlite::Result<Place> {
-    let mut place = noted(conn, session)?.unwrap_or_default();
+    let mut place = Place::default();
+    if session.is_empty() {
+        return Ok(place);
+    }
+    if table_exists(conn, "sync_sessions")? {
+        place = noted(conn, session)?.unwrap_or_default();
+    }
     let messages = format!(
         "{} WHERE session_id = ?1 ORDER BY {}",
         select_messages(owner),
@@ -82,6 +88,22 @@ pub fn of_task(conn: &Connection, owner: &Owner, local_id: &Value) -> rusqlite::
         return Ok(None);
     };
     Ok(Some(of_row(noted(conn, &session)?.unwrap_or_default(), own)))
+}
+
+/// As `of_message`, with a search for what has not been noted, as `of_session`.
+pub fn searched_message(conn: &Connection, owner: &Owner, row_id: i64) -> rusqlite::Result<Option<Place>> {
+    let Some((session, own)) = read_message(conn, owner, row_id)? else {
+        return Ok(None);
+    };
+    Ok(Some(of_row(of_session(conn, owner, &session)?, own)))
+}
+
+/// As `searched_message`, of a task.
+pub fn searched_task(conn: &Connection, owner: &Owner, local_id: &Value) -> rusqlite::Result<Option<Place>> {
+    let Some((session, own)) = read_task(conn, owner, local_id)? else {
+        return Ok(None);
+    };
+    Ok(Some(of_row(of_session(conn, owner, &session)?, own)))
 }
 
 /// Session and place of a message that is looked at in order to be sent. What it tells of its session is noted.

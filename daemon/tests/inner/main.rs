@@ -10,3 +10,4 @@ mod model;
 mod opening;
 mod projects;
 mod redaction;
+mod why;

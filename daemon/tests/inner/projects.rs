@@ -14,9 +14,9 @@ use rusqlite::types::Value;
 
 use crate::desk::{Desk, TENANT, message};
 
-const TASK: &str = "00000000-0000-4000-8000-000000000001";
+pub(crate) const TASK: &str = "00000000-0000-4000-8000-000000000001";
 
-fn settings(default: Sharing, include: &[&str], exclude: &[&str]) -> Arc<Policy> {
+pub(crate) fn settings(default: Sharing, include: &[&str], exclude: &[&str]) -> Arc<Policy> {
     let owned = |patterns: &[&str]| patterns.iter().map(|text| (*text).to_owned()).collect();
     let projects = Projects {
         default,
@@ -31,7 +31,7 @@ fn settings(default: Sharing, include: &[&str], exclude: &[&str]) -> Arc<Policy>
 }
 
 /// The settings hold from here on, and the file is judged by them.
-fn hold(desk: &mut Desk, policy: Arc<Policy>) {
+pub(crate) fn hold(desk: &mut Desk, policy: Arc<Policy>) {
     desk.context.policy = policy.clone();
     let mut at = Rejudge::default();
     while projects::is_due(desk.store.conn(), &policy.projects).unwrap() {
@@ -42,7 +42,7 @@ fn hold(desk: &mut Desk, policy: Arc<Policy>) {
     }
 }
 
-fn say(desk: &Desk, project: &str, content: &str) -> i64 {
+pub(crate) fn say(desk: &Desk, project: &str, content: &str) -> i64 {
     let id = desk.say(&format!("session of {project}"), content);
     desk.exec(&format!(
         r#"UPDATE messages SET agent_context = '{{"project":"{project}"}}' WHERE id = {id}"#

@@ -256,3 +256,50 @@ fn login_does_not_ask_with_yes_without_a_terminal_or_with_nothing_to_send() {
     assert_eq!(code_of_none, 0, "{text}");
     assert!(!text.contains("leave this machine"), "{text}");
 }
+
+#[test]
+fn why_concludes_in_its_first_line_and_names_what_it_does_not_know() {
+    let (home, _file) = home();
+    let output = home.run(&["why", "messages", "3"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let text = stdout(&output);
+    assert!(
+        text.starts_with("messages 3: only here: this file was never logged in\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("its project is vault, included by default"),
+        "{text}"
+    );
+    assert_eq!(code(&home.run(&["projects", "exclude", "vault"])), 0);
+    let text = stdout(&home.run(&["why", "task", "k"]));
+    assert!(
+        text.starts_with("task_tracking k: stays here: its project is excluded\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("excluded by exclude: \"vault\"") && text.contains("projects include vault"),
+        "{text}"
+    );
+    let told: Value = serde_json::from_slice(&home.run(&["why", "messages", "3", "--json"]).stdout).unwrap();
+    assert_eq!(
+        (&told["conclusion"], &told["facts"]["exists"]),
+        (&"excluded".into(), &true.into())
+    );
+
+    for (arguments, expected) in [
+        (&["why", "messages", "99"][..], "no row 99 is in messages"),
+        (&["why", "message", "x"], "no id of a message"),
+        (&["why", "sync_queue", "1"], "task_messages TASK MESSAGE"),
+    ] {
+        let output = home.run(arguments);
+        assert_eq!(code(&output), 1, "{arguments:?}");
+        assert!(
+            stderr(&output).contains(expected),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+    }
+    assert_eq!(code(&home.run(&["why", "messages", "1", "2"])), 2);
+    assert_eq!(code(&Home::new().run(&["why", "messages", "1"])), 1);
+}
