@@ -1,11 +1,13 @@
 //! `GET /api/v1/account`: what a workstation needs to know of a token before it binds its file to it.
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use coditect_shared::wire::Account;
 use tokio_postgres::types::Type;
 
+use crate::answer::RequestId;
 use crate::app::AppState;
+use crate::audit::reads::What;
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::routes::Doc;
@@ -17,7 +19,11 @@ pub(crate) fn doc() -> Doc {
 }
 
 /// Who the caller is, by name.
-pub(crate) async fn show(State(state): State<AppState>, caller: Caller) -> Result<Json<Account>, ApiError> {
+pub(crate) async fn show(
+    State(state): State<AppState>,
+    caller: Caller,
+    Extension(request_id): Extension<RequestId>,
+) -> Result<Json<Account>, ApiError> {
     let tx = TenantTx::begin_snapshot(&state.pool, caller.tenant, &caller.user).await?;
     let row = tx
         .query_typed_opt(
@@ -32,6 +38,11 @@ pub(crate) async fn show(State(state): State<AppState>, caller: Caller) -> Resul
         code: "token_invalid",
         message: "the user of this access token no longer exists".to_owned(),
     })?;
+    let what = What {
+        row_id: Some(caller.user.to_string()),
+        ..What::rows("users", 1)
+    };
+    state.reads.note(&caller, &request_id.0, what).await?;
     Ok(Json(Account {
         instance_id: state.instance_id,
         tenant_id: caller.tenant,

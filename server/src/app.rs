@@ -17,6 +17,7 @@ use tower_http::decompression::RequestDecompressionLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 use uuid::Uuid;
 
+use crate::audit::reads::Reads;
 use crate::error::ApiError;
 use crate::events::Heads;
 use crate::keys::Issuer;
@@ -29,6 +30,9 @@ use crate::{answer, connections, routes};
 /// How long open requests may go on after the signal to stop; `serve` ends within 2 s, cluster not counted.
 const DRAIN: Duration = Duration::from_millis(1500);
 
+/// How long the record of the last reads may take to be written after that: milliseconds as a rule.
+const RECORD: Duration = Duration::from_secs(1);
+
 /// What every request shares. Cheap to clone.
 #[derive(Clone)]
 pub struct AppState {
@@ -40,6 +44,8 @@ pub struct AppState {
     pub turns: Turns,
     /// What callers may do, as it was read lately.
     pub memberships: Memberships,
+    /// What was read, on its way into the audit log.
+    pub reads: Reads,
     /// The key of the access tokens.
     pub keys: Arc<Issuer>,
     /// Names this database for its whole life; clients bind their files to it.
@@ -58,6 +64,7 @@ impl AppState {
             heads: Heads::default(),
             turns: Turns::default(),
             memberships: Memberships::default(),
+            reads: Reads::default(),
             keys,
             instance_id,
             stopping,
@@ -102,7 +109,15 @@ pub async fn serve_with(
         // Event streams end by it, so that they do not use up the time of those that can finish.
         let _ = stop.send(true);
     };
+    let (ended, end) = watch::channel(false);
+    let (reads, pool) = (state.reads.clone(), state.pool.clone());
+    let recording = tokio::spawn(async move { reads.run(&pool, end).await });
     connections::serve(listener, tls, router(state), asked, DRAIN).await;
+    // Nobody reads any more: what was read is recorded before the pool goes.
+    let _ = ended.send(true);
+    if tokio::time::timeout(RECORD, recording).await.is_err() {
+        tracing::warn!("the audit of the last reads could not be written in time");
+    }
 }
 
 /// 413 for a body, with the limit.

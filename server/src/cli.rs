@@ -75,6 +75,14 @@ enum Command {
 enum Tenant {
     /// Make a tenant
     Create { name: String },
+    /// Delete a tenant with all that is its own, for good; its audit record stays
+    Delete {
+        /// Name or id
+        name: String,
+        /// Say that it is meant
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Subcommand, Debug)]
@@ -145,6 +153,14 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
                 options,
                 &made,
                 &format!("tenant {} {}", made.name, made.tenant_id),
+            )
+        }
+        Command::Tenant(Tenant::Delete { name, yes }) => {
+            let deleted = admin::tenant::delete(options, name, *yes).await?;
+            print(
+                options,
+                &deleted,
+                &format!("deleted tenant {} {}", deleted.name, deleted.tenant_id),
             )
         }
         Command::User(User::Create { email, tenant, role }) => {

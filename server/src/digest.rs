@@ -2,13 +2,15 @@
 //!
 //! PostgreSQL computes what [`coditect_shared::digest`] defines, over one snapshot, and sends 256 sums a table at most.
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use coditect_shared::digest::{BucketDigest, TableDigest};
 use coditect_shared::wire::DigestAnswer;
 use tokio_postgres::types::Type;
 
+use crate::answer::RequestId;
 use crate::app::AppState;
+use crate::audit::reads::What;
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::history;
@@ -23,7 +25,11 @@ pub(crate) fn doc() -> Doc {
 }
 
 /// The route.
-pub async fn digest(State(state): State<AppState>, caller: Caller) -> Result<Json<DigestAnswer>, ApiError> {
+pub async fn digest(
+    State(state): State<AppState>,
+    caller: Caller,
+    Extension(request_id): Extension<RequestId>,
+) -> Result<Json<DigestAnswer>, ApiError> {
     let tx = TenantTx::begin_snapshot(&state.pool, caller.tenant, &caller.user).await?;
     let (tenant, head, messages, tasks, task_messages) = tokio::try_join!(biased;
         history::tenant_head(&tx, &caller),
@@ -33,6 +39,12 @@ pub async fn digest(State(state): State<AppState>, caller: Caller) -> Result<Jso
         table(&tx, &caller, LINKS),
     )?;
     tx.commit().await?;
+    let rows = messages.rows + tasks.rows + task_messages.rows;
+    let what = What {
+        cursors: Some((0, head.cursor)),
+        ..What::rows("context", usize::try_from(rows).map_err(anyhow::Error::from)?)
+    };
+    state.reads.note(&caller, &request_id.0, what).await?;
     Ok(Json(DigestAnswer {
         epoch: tenant.epoch,
         cursor: head.cursor,

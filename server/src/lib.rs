@@ -30,6 +30,8 @@ pub mod events;
 pub mod health;
 pub mod history;
 pub mod instant;
+mod manage;
+mod page;
 pub mod pull;
 pub mod push;
 pub mod rules;

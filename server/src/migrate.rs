@@ -35,6 +35,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "context_planner",
         sql: include_str!("../../migrations-pg/0003_context_planner.sql"),
     },
+    Migration {
+        version: 4,
+        name: "manage",
+        sql: include_str!("../../migrations-pg/0004_manage.sql"),
+    },
 ];
 
 /// Names our advisory lock among those of other programs in the same database: "codi" in ASCII.

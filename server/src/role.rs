@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::ApiError;
 
 /// What a membership lets its user do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Everything, memberships of other owners included.
@@ -52,6 +52,20 @@ impl Role {
                 code: if read_only { "read_only" } else { "forbidden" },
                 message: format!("the role {self} does not allow to {action}"),
             })
+        }
+    }
+
+    /// Passes if the role may do that with what is the tenant's as a whole, not one's own: only owners and admins.
+    ///
+    /// # Errors
+    /// 403 `forbidden` else.
+    pub fn may_manage(self, action: Action) -> Result<(), ApiError> {
+        match self {
+            Role::Owner | Role::Admin => self.may(action),
+            Role::Member | Role::Viewer => Err(ApiError::Forbidden {
+                code: "forbidden",
+                message: format!("the role {self} does not manage the tenant"),
+            }),
         }
     }
 

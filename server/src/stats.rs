@@ -4,13 +4,15 @@
 
 use std::time::SystemTime;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use coditect_shared::DeviceId;
 use serde::Serialize;
 use tokio_postgres::types::Type;
 
+use crate::answer::RequestId;
 use crate::app::AppState;
+use crate::audit::reads::What;
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::routes::Doc;
@@ -62,7 +64,11 @@ pub(crate) fn doc() -> Doc {
 }
 
 /// The route.
-pub async fn stats(State(state): State<AppState>, caller: Caller) -> Result<Json<Stats>, ApiError> {
+pub async fn stats(
+    State(state): State<AppState>,
+    caller: Caller,
+    Extension(request_id): Extension<RequestId>,
+) -> Result<Json<Stats>, ApiError> {
     let tx = TenantTx::begin_snapshot(&state.pool, caller.tenant, &caller.user).await?;
     let (totals, devices, head) = tokio::try_join!(biased;
         totals(&tx, &caller),
@@ -70,6 +76,8 @@ pub async fn stats(State(state): State<AppState>, caller: Caller) -> Result<Json
         history::head(&tx, &caller)
     )?;
     tx.commit().await?;
+    let what = What::rows("context_sync_cursors", devices.len());
+    state.reads.note(&caller, &request_id.0, what).await?;
     Ok(Json(Stats {
         cursor: head.cursor,
         devices,

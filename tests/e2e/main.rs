@@ -12,10 +12,12 @@ mod platform_cluster;
 mod platform_http;
 mod platform_tenants;
 
+mod server_audit;
 mod server_bad_input;
 mod server_cost;
 mod server_events;
 mod server_isolation;
+mod server_manage;
 mod server_messages;
 mod server_order;
 mod server_pull;

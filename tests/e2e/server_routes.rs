@@ -42,7 +42,7 @@ async fn the_document_has_every_route_of_the_table_and_no_other_with_what_its_ro
         let operation = &document["paths"][route.path][route.method.as_str().to_lowercase()];
         match route.access {
             Access::Public => assert_eq!(operation["security"], json!([]), "{}", route.path),
-            Access::May(action) => {
+            Access::May(action) | Access::Manage(action) => {
                 assert_eq!(operation["security"], json!([{"bearer": []}]), "{}", route.path);
                 assert_eq!(operation["x-action"], action.to_string(), "{}", route.path);
                 assert!(operation["responses"]["401"].is_object(), "{}", route.path);
@@ -59,7 +59,9 @@ async fn the_server_answers_at_the_documents_routes_and_with_its_methods_alone()
     let known = operations(&document);
     let paths: BTreeSet<_> = known.iter().map(|(_, path)| path.clone()).collect();
     for path in paths {
-        let url = path.replace("{id}", &uuid::Uuid::nil().to_string());
+        let url = path
+            .replace("{id}", &uuid::Uuid::nil().to_string())
+            .replace("{user_id}", &uuid::Uuid::nil().to_string());
         for method in METHODS {
             let reply = send(api.anonymous(method.clone(), &url)).await;
             let is_known = known.contains(&(method.to_string(), path.clone()));

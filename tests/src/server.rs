@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::api::Api;
+use crate::deadline::PATIENCE;
 use crate::postgres::TestDatabase;
 use crate::program::{Output, Running, output, program};
 
@@ -304,6 +305,12 @@ impl ServerProcess {
     /// kill -9.
     pub async fn kill(&mut self) {
         self.running.take().expect("the server runs").kill().await;
+    }
+
+    /// SIGTERM, then the exit status.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        let running = self.running.take().expect("the server runs");
+        running.terminate(PATIENCE).await
     }
 
     /// The running process.

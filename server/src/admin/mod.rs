@@ -142,13 +142,14 @@ async fn reach_private(data_dir: &DataDir) -> anyhow::Result<(Address, Option<(C
 }
 
 /// Records what the command did, in the same transaction.
-async fn audit(tx: &TenantTx, tenant: &str, table: &str, row: &str) -> Result<(), ApiError> {
+async fn audit(tx: &TenantTx, tenant: &str, action: &str, table: &str, row: &str) -> Result<(), ApiError> {
     tx.execute_typed(
         "INSERT INTO audit_log (tenant_id, actor, action, table_name, row_id)
-         VALUES ($1::text::uuid, $2, 'create', $3, $4)",
+         VALUES ($1::text::uuid, $2, $3, $4, $5)",
         &[
             (&tenant, Type::TEXT),
             (&ACTOR, Type::TEXT),
+            (&action, Type::TEXT),
             (&table, Type::TEXT),
             (&row, Type::TEXT),
         ],

@@ -1,4 +1,4 @@
-//! `tenant create`.
+//! `tenant create` and `tenant delete`.
 
 use anyhow::{Context as _, bail};
 use coditect_shared::TenantId;
@@ -39,6 +39,51 @@ pub(crate) async fn create(options: &Options, name: &str) -> anyhow::Result<Tena
     let administration = Administration::open(options).await?;
     let made = insert(&administration.pool, name).await;
     administration.close(made).await
+}
+
+/// What was deleted.
+#[derive(Debug, Serialize)]
+pub(crate) struct Deleted {
+    pub(crate) tenant_id: TenantId,
+    pub(crate) name: String,
+}
+
+/// Deletes a tenant with all that is its own, for good; its audit record stays.
+///
+/// # Errors
+/// If there is none, or nobody said that it is meant.
+pub(crate) async fn delete(options: &Options, name: &str, is_meant: bool) -> anyhow::Result<Deleted> {
+    if !is_meant {
+        return Err(Usage(format!(
+            "this deletes the tenant {name:?} with its users, sessions, tasks and licences, for good: say --yes if it is meant"
+        ))
+        .into());
+    }
+    let administration = Administration::open(options).await?;
+    let deleted = remove(&administration.pool, name).await;
+    administration.close(deleted).await
+}
+
+async fn remove(pool: &Pool, name: &str) -> anyhow::Result<Deleted> {
+    let (tenant_id, name) = find(pool, name).await?;
+    let tx = tx_for(pool, tenant_id).await?;
+    tx.execute_typed(
+        "DELETE FROM tenants WHERE tenant_id = $1",
+        &[(&tenant_id.0, Type::UUID)],
+    )
+    .await
+    .context("deleting the tenant")?;
+    // No foreign key leads there, since it belongs to no tenant.
+    tx.execute_typed(
+        "DELETE FROM login_directory WHERE tenant_id = $1",
+        &[(&tenant_id.0, Type::UUID)],
+    )
+    .await
+    .context("clearing the login directory")?;
+    let id = tenant_id.to_string();
+    audit(&tx, &id, "delete", "tenants", &id).await.map_err(whole)?;
+    tx.commit().await.map_err(whole)?;
+    Ok(Deleted { tenant_id, name })
 }
 
 /// The tenant of a name (or an id).
@@ -89,7 +134,7 @@ async fn insert(pool: &Pool, name: &str) -> anyhow::Result<Tenant> {
     )
     .await
     .context("entering the tenant's name into the login directory")?;
-    audit(&tx, &tenant.to_string(), "tenants", &tenant.to_string())
+    audit(&tx, &tenant.to_string(), "create", "tenants", &tenant.to_string())
         .await
         .map_err(whole)?;
     tx.commit().await.map_err(whole)?;

@@ -89,7 +89,7 @@ async fn insert(pool: &Pool, email: String, tenant: &str, role: Role) -> anyhow:
     )
     .await
     .context("entering the address into the login directory")?;
-    audit(&tx, &tenant_id.to_string(), "users", &id.to_string())
+    audit(&tx, &tenant_id.to_string(), "create", "users", &id.to_string())
         .await
         .map_err(whole)?;
     tx.commit().await.map_err(whole)?;
@@ -105,7 +105,7 @@ async fn insert(pool: &Pool, email: String, tenant: &str, role: Role) -> anyhow:
 }
 
 /// Whether a text can be an address at all; whether it is one, only a mail to it can tell.
-fn is_address(text: &str) -> bool {
+pub(crate) fn is_address(text: &str) -> bool {
     let parts: Vec<&str> = text.split('@').collect();
     parts.len() == 2
         && parts.iter().all(|part| !part.is_empty())

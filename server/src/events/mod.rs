@@ -73,6 +73,7 @@ pub async fn events(
         subscription,
         told: None,
         end: Instant::now() + life,
+        caller,
         state,
     };
     Ok(Sse::new(unfold(listener, next_event)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
@@ -90,11 +91,12 @@ struct Listener {
     /// The head that was told last.
     told: Option<i64>,
     end: Instant,
+    caller: Caller,
     state: AppState,
 }
 
-/// Waits until there is a head to tell: at once for the first, then whenever it moved. Ends with the stream's life, and
-/// when the server stops.
+/// Waits until there is a head to tell: at once for the first, then whenever it moved. Ends with the stream's life, with
+/// the membership, and when the server stops.
 async fn next_event(mut listener: Listener) -> Option<(Result<Event, Infallible>, Listener)> {
     loop {
         if *listener.state.stopping.borrow() {
@@ -103,6 +105,13 @@ async fn next_event(mut listener: Listener) -> Option<(Result<Event, Infallible>
         let cursor = listener.subscription.head();
         if listener.told.is_none_or(|told| cursor > told) {
             listener.told = Some(cursor);
+            let Caller { tenant, user, .. } = &listener.caller;
+            let role = listener
+                .state
+                .memberships
+                .role(&listener.state.pool, *tenant, user);
+            // Also where the database is away: the device comes back, and is told how things stand.
+            role.await.ok().flatten()?;
             // Numbers alone: this cannot fail to render.
             let event = Event::default()
                 .event("head")

@@ -7,15 +7,17 @@
 mod query;
 mod rows;
 
-use axum::Json;
 use axum::extract::{Query, State};
+use axum::{Extension, Json};
 use coditect_shared::limits::PULL_PAGE_BYTES;
 use coditect_shared::wire::{PullPage, PullQuery, Stub};
 use coditect_shared::{DeviceId, LinkRecord, MessageRecord, TaskRecord};
 use serde_json::json;
 use tokio_postgres::types::Type;
 
+use crate::answer::RequestId;
 use crate::app::AppState;
+use crate::audit::reads::What;
 use crate::auth::{Caller, Device};
 use crate::error::{ApiError, tenant_gone};
 use crate::history::{self, TenantHead};
@@ -43,6 +45,7 @@ pub async fn pull(
     State(state): State<AppState>,
     caller: Caller,
     Device(device): Device,
+    Extension(request_id): Extension<RequestId>,
     Query(pairs): Query<Vec<(String, String)>>,
 ) -> Result<Json<PullPage>, ApiError> {
     let asked = query::parse(&pairs)?;
@@ -86,6 +89,9 @@ pub async fn pull(
     };
     tx.commit().await?;
     note(&state, &caller, device, &asked.query, known.as_ref()).await?;
+    let first = items.first().map(|item| item.cursor);
+    let last = items.last().map(|item| item.cursor);
+    let rows = items.len();
 
     let mut page = PullPage {
         cursor,
@@ -106,6 +112,18 @@ pub async fn pull(
             Body::LeftOut => {}
         }
     }
+    let what = What {
+        cursors: first.zip(last),
+        details: json!({
+            "device_id": device,
+            "messages": page.messages.len(),
+            "tasks": page.tasks.len(),
+            "task_messages": page.task_messages.len(),
+            "own": page.own.len(),
+        }),
+        ..What::rows("context", rows)
+    };
+    state.reads.note(&caller, &request_id.0, what).await?;
     Ok(Json(page))
 }
 

@@ -27,7 +27,7 @@ use utoipa::openapi::{
 use utoipa::{IntoParams, PartialSchema as _, ToSchema};
 
 use super::{Access, Route, table};
-use crate::auth::Action;
+use crate::auth::{Action, Role};
 use crate::limits::{HEAD_BYTES, HEAD_LINES, OPEN_REQUESTS, REQUEST_TIME};
 
 /// Name of the security scheme.
@@ -35,6 +35,9 @@ const BEARER: &str = "bearer";
 
 /// The document says so in a field of its own: what the role needs to allow.
 const ACTION: &str = "x-action";
+
+/// And the roles that may.
+const ROLES: &str = "x-roles";
 
 /// What is particular to one route.
 #[derive(Default)]
@@ -101,6 +104,11 @@ impl Doc {
             description,
             Some(("application/json", RefOr::Ref(reference))),
         )
+    }
+
+    /// An answer without a body.
+    pub(crate) fn empty(self, status: u16, description: &'static str) -> Doc {
+        self.answer(status, description, None)
     }
 
     /// An answer of another kind, as text.
@@ -227,12 +235,12 @@ fn operation(route: Route) -> utoipa::openapi::path::Operation {
     let mut refuse = |status: u16, description: &str| {
         answers.entry(status).or_insert_with(|| refusal(description));
     };
-    if let Access::May(action) = access {
+    if access != Access::Public {
         refuse(
             401,
             "`token_missing`, `token_invalid`, `token_expired`, or `membership_ended`: the user is no member any more.",
         );
-        if action != Action::Read {
+        if access != Access::May(Action::Read) {
             refuse(403, "`forbidden` or `read_only`: the role does not allow this.");
         }
     }
@@ -296,13 +304,23 @@ fn operation(route: Route) -> utoipa::openapi::path::Operation {
     }
     match access {
         Access::Public => operation.securities(Some([])),
-        Access::May(action) => operation
+        Access::May(action) | Access::Manage(action) => operation
             .security(SecurityRequirement::new::<_, [String; 0], String>(BEARER, []))
             .extensions(Some(
-                Extensions::builder().add(ACTION, action.to_string()).build(),
+                Extensions::builder()
+                    .add(ACTION, action.to_string())
+                    .add(ROLES, roles(access))
+                    .build(),
             )),
     }
     .build()
+}
+
+/// The roles that may.
+fn roles(access: Access) -> Vec<&'static str> {
+    let all = [Role::Owner, Role::Admin, Role::Member, Role::Viewer];
+    let may = all.into_iter().filter(|role| access.check(*role).is_ok());
+    may.map(Role::as_str).collect()
 }
 
 fn http_method(route: &Route) -> HttpMethod {

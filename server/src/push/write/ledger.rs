@@ -112,6 +112,7 @@ impl Writer<'_> {
         let entry = audit::Entry {
             action: "create",
             table: "context",
+            row_id: None,
             row_count: stored,
             cursors: (stored > 0).then_some((self.head.head + 1, self.plan.head)),
             request_id: &self.sender.request_id,
