@@ -1,0 +1,293 @@
+#!/bin/sh
+# Installs coditect-sync and coditect-server for this user.
+#
+#   sh packaging/install.sh [--local] [OPTION…]
+#
+#   --local            also a server of your own on this machine: PostgreSQL, tenant, user, login, both programs in the
+#                      background, and Claude Code's transcripts followed; ends with the status
+#   --prefix DIR       where programs, man pages and completions go [default: ~/.local]
+#   --home DIR         folder of everything of this workstation [default: the platform's folders]
+#   --server-data DIR  folder of the server's data [default: the platform's; /var/lib/coditect for root]
+#   --listen ADDR      where the local server listens [default: 127.0.0.1:8377]
+#   --programs DIR     install the programs in DIR instead of building them
+#   --no-service       run in the background without systemd or launchd
+#   --yes              do not ask before PostgreSQL is installed for the whole machine, where it is missing
+#
+# Run again it changes only what is not as it should be. uninstall.sh takes all away but your data.
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+. "$root/packaging/prerequisites.sh"
+. "$root/packaging/background.sh"
+
+is_local=no yes=no manager= programs=${CODITECT_BIN:-}
+prefix= home= server_data= listen=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --local) is_local=yes ;;
+        --yes) yes=yes ;;
+        --no-service) manager=none ;;
+        --prefix | --home | --server-data | --listen | --programs)
+            [ $# -ge 2 ] || { printf '%s needs a value; see --help\n' "$1" >&2; exit 2; }
+            case $1 in
+                --prefix) prefix=$2 ;;
+                --home) home=$2 ;;
+                --server-data) server_data=$2 ;;
+                --listen) listen=$2 ;;
+                --programs) programs=$2 ;;
+            esac
+            shift ;;
+        -h | --help) sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        *) printf 'unknown option %s; see --help\n' "$1" >&2; exit 2 ;;
+    esac
+    shift
+done
+[ -n "${HOME:-}" ] || fail "HOME is not set: whose programs are these to be?"
+
+# Made if it is missing, and told by its whole path.
+whole() { mkdir -p "$1"; (cd "$1" && pwd); }
+
+prefix=$(whole "${prefix:-$HOME/.local}")
+# Not share/coditect, which holds the data of most people.
+notes=$prefix/share/coditect-install
+# What was chosen at the first time holds until something else is chosen.
+chosen() { [ ! -f "$notes/chosen" ] || sed -n "s/^$1=//p" "$notes/chosen"; }
+[ -z "$home" ] || home=$(whole "$home")
+[ -n "$home" ] || home=$(chosen home)
+[ -n "$server_data" ] || server_data=$(chosen server_data)
+[ -n "$listen" ] || listen=$(chosen listen)
+[ -n "$manager" ] || manager=$(chosen manager)
+listen=${listen:-127.0.0.1:8377}
+manager=${manager:-$(service_manager)}
+if [ -z "$server_data" ]; then
+    if [ "$(id -u)" -eq 0 ]; then server_data=/var/lib/coditect
+    elif [ "$(uname -s)" = Darwin ]; then server_data=$HOME/Library/Application\ Support/coditect/server
+    else server_data=${XDG_DATA_HOME:-$HOME/.local/share}/coditect/server
+    fi
+fi
+
+# Nothing of this shell's environment may lead the programs elsewhere.
+unset CODITECT_HOME CODITECT_CONTEXT_DB CODITECT_DATA_DIR CODITECT_DATABASE_URL CODITECT_OWNER_DATABASE_URL CODITECT_LISTEN
+
+say "Installing coditect-sync and coditect-server into $prefix."
+if [ "$is_local" = yes ]; then
+    say "And a server for you alone, on $listen with its data in $server_data. What is read stays on this machine."
+fi
+
+# --- Programs, man pages, completions
+
+if [ -z "$programs" ]; then
+    need_rust
+    say "Building both programs. The first time this takes some five to ten minutes."
+    (cd "$root" && cargo build --release --locked --bins)
+    programs=${CARGO_TARGET_DIR:-$root/target}/release
+fi
+for program in coditect-server coditect-sync; do
+    [ -x "$programs/$program" ] || fail "$programs/$program is missing"
+done
+
+mkdir -p "$notes"
+[ -f "$notes/installed" ] || : >"$notes/installed"
+
+# put FILE MODE DESTINATION: in one step, so that nobody meets half a file and a program that runs goes on undisturbed.
+# Fails if it is there already.
+put() {
+    grep -qxF "$3" "$notes/installed" || printf '%s\n' "$3" >>"$notes/installed"
+    if cmp -s "$1" "$3"; then return 1; fi
+    mkdir -p "$(dirname "$3")"
+    cp "$1" "$3.new.$$"
+    chmod "$2" "$3.new.$$"
+    mv -f "$3.new.$$" "$3"
+}
+
+changed=
+for program in coditect-server coditect-sync; do
+    if put "$programs/$program" 755 "$prefix/bin/$program"; then
+        changed="$changed $program"
+        say "installed: $prefix/bin/$program"
+    else
+        say "already there: $prefix/bin/$program"
+    fi
+done
+server=$prefix/bin/coditect-server sync=$prefix/bin/coditect-sync
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+pages=0 share=$prefix/share
+completion() { # PROGRAM SHELL DESTINATION
+    "$prefix/bin/$1" completions "$2" >"$scratch/completion"
+    if put "$scratch/completion" 644 "$3"; then pages=$((pages + 1)); fi
+}
+mkdir "$scratch/man"
+for program in coditect-server coditect-sync; do
+    completion "$program" bash "$share/bash-completion/completions/$program"
+    completion "$program" zsh "$share/zsh/site-functions/_$program"
+    completion "$program" fish "$share/fish/vendor_completions.d/$program.fish"
+    "$prefix/bin/$program" man --dir "$scratch/man" >/dev/null
+done
+for page in "$scratch"/man/*.1; do
+    if put "$page" 644 "$share/man/man1/${page##*/}"; then pages=$((pages + 1)); fi
+done
+if [ "$pages" -gt 0 ]; then
+    say "installed: man pages and completions for bash, zsh and fish, in $share"
+else
+    say "already there: man pages and completions, in $share"
+fi
+case :$PATH: in
+    *:"$prefix/bin":*) ;;
+    *) say "note: $prefix/bin is not in your PATH; add this to your shell's profile: export PATH=\"$prefix/bin:\$PATH\"" ;;
+esac
+
+run_sync() { if [ -n "$home" ]; then "$sync" --home "$home" "$@"; else "$sync" "$@"; fi; }
+
+printf 'home=%s\nserver_data=%s\nlisten=%s\nmanager=%s\n' "$home" "$server_data" "$listen" "$manager" >"$scratch/chosen"
+put "$scratch/chosen" 600 "$notes/chosen" || true
+
+if [ "$is_local" = no ]; then
+    say ""
+    say "Next: log in to a server with \`coditect-sync login --server URL\`, then \`coditect-sync service install\`."
+    say "Or, for a server of your own on this machine: sh packaging/install.sh --local"
+    exit 0
+fi
+
+# --- A server of one's own
+
+# A package for the whole machine is the one thing that is asked about, where somebody can answer.
+if [ "$yes" = no ] && [ -t 0 ] && [ -z "$(postgres_programs)" ] && ! command -v initdb >/dev/null 2>&1; then
+    printf 'PostgreSQL is missing and will be installed for the whole machine. Go on? [Y/n] '
+    read -r answer
+    case $answer in '' | y | Y | yes) ;; *) fail "Then there is no server of your own. The programs are installed." ;; esac
+fi
+need_postgres
+mkdir -p "$server_data"
+server_data=$(cd "$server_data" && pwd)
+url=http://$listen
+run_server() { "$server" --data-dir "$server_data" "$@"; }
+was_changed() { case "$changed " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
+
+# As systemd and launchd take it for one word.
+unit_word() { printf '"%s"' "$1"; }
+
+answers() { run_sync doctor --json 2>/dev/null | grep -q "$1"; }
+listens() { grep -q "^listening on http://$listen\$" "$server_data/server.out" 2>/dev/null; }
+
+start_server() {
+    case $manager in
+        systemd)
+            units=${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user
+            line="ExecStart=$(unit_word "$server") --data-dir $(unit_word "$server_data") serve --listen $listen"
+            awk -v line="$line" '/^ExecStart=/ { print line; next } { print }' \
+                "$root/packaging/systemd/user/coditect-server.service" >"$scratch/unit"
+            if put "$scratch/unit" 644 "$units/coditect-server.service"; then
+                systemctl --user daemon-reload
+                systemctl --user enable --quiet coditect-server.service
+                systemctl --user restart coditect-server.service
+                say "installed and started: the service coditect-server"
+            elif was_changed coditect-server || ! systemctl --user --quiet is-active coditect-server.service; then
+                systemctl --user restart coditect-server.service
+                say "started again: the service coditect-server"
+            else
+                say "already running: the service coditect-server"
+            fi ;;
+        launchd)
+            agent=$HOME/Library/LaunchAgents/ai.coditect.server.plist
+            mkdir -p "$server_data/log"
+            sed -e "s|@PROGRAM@|$server|" -e "s|@LOG@|$server_data/log/server.log|" \
+                -e "s|<string>serve</string>|<string>--data-dir</string><string>$server_data</string><string>serve</string><string>--listen</string><string>$listen</string>|" \
+                "$root/packaging/launchd/user/ai.coditect.server.plist" >"$scratch/unit"
+            if put "$scratch/unit" 644 "$agent" || was_changed coditect-server; then
+                launchctl bootout "gui/$(id -u)/ai.coditect.server" 2>/dev/null || true
+                launchctl bootstrap "gui/$(id -u)" "$agent"
+                say "installed and started: the agent ai.coditect.server"
+            else
+                say "already running: the agent ai.coditect.server"
+            fi ;;
+        *)
+            pidfile=$server_data/server.pid
+            if was_changed coditect-server; then stop_detached "$pidfile" "$server"; fi
+            if is_running "$pidfile" "$server"; then
+                say "already running: the server, on $url (process $(cat "$pidfile"))"
+                return 0
+            fi
+            : >"$server_data/server.out"
+            start_detached "$pidfile" "$server_data/server.log" \
+                sh -c 'exec "$0" --data-dir "$1" serve --listen "$2" >"$1/server.out"' "$server" "$server_data" "$listen"
+            # A first start makes the PostgreSQL cluster.
+            if ! wait_for "the server" 1200 listens; then
+                tail -n 20 "$server_data/server.log" >&2
+                fail "the server did not start, see above; its log is $server_data/server.log"
+            fi
+            say "started: the server, on $url (process $(cat "$pidfile"), log in $server_data/server.log)" ;;
+    esac
+}
+
+# A workstation that is on another server, or somebody else on this one, is left as it is.
+paths=$(run_sync paths --json)
+path_of() { printf '%s' "$paths" | sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p"; }
+account=$(path_of account)
+if [ -f "$account" ] && ! grep -q "\"$url/*\"" "$account"; then
+    fail "this workstation is logged in to another server (see \`coditect-sync status\`): use --home DIR for a second one"
+fi
+
+start_server
+
+# The user of this machine is the user of its server.
+who=$(id -un)
+email=$(printf '%s' "$who" | tr -c 'A-Za-z0-9._+-' '-')@localhost
+tenant=local
+
+# Nothing renews an access token yet. One of 90 days, the longest there is, is renewed here when a third of it is over.
+token_days=90 renewed_after_days=30
+issue() { run_server token issue --user "$email" --tenant "$tenant" --ttl "$((token_days * 24))h" 2>"$scratch/said"; }
+
+if issue >"$scratch/token"; then
+    say "already there: the tenant $tenant with the user $email"
+else
+    run_server tenant create "$tenant" >/dev/null 2>"$scratch/said" || grep -q 'exists already' "$scratch/said" ||
+        { cat "$scratch/said" >&2; fail "the tenant could not be made"; }
+    run_server user create "$email" --tenant "$tenant" --role owner >/dev/null 2>"$scratch/said" ||
+        { cat "$scratch/said" >&2; fail "the user could not be made"; }
+    issue >"$scratch/token" || { cat "$scratch/said" >&2; fail "no token could be made"; }
+    say "made: the tenant $tenant with the user $email"
+fi
+
+log_in() { run_sync login --server "$url" --token-stdin --yes "$@" <"$scratch/token" >"$scratch/said" 2>&1; }
+if [ -f "$account" ] && [ -z "$(find "$account" -mtime "+$renewed_after_days")" ] && answers '"check":"token","level":"ok"'; then
+    say "already logged in as $email"
+elif log_in; then
+    say "logged in as $email; the token is in the keyring, for $token_days days"
+elif log_in --insecure-storage; then
+    say "logged in as $email; there is no keyring, so the token is in $(path_of credentials), which only you can read, for $token_days days"
+else
+    cat "$scratch/said" >&2
+    fail "the login failed"
+fi
+rm -f "$scratch/token"
+
+run_sync config set ingest.claude_projects true | sed 's/^/settings: /'
+
+case $manager in
+    none)
+        folder=$(dirname "$account")
+        pidfile=$folder/sync.pid
+        if was_changed coditect-sync; then stop_detached "$pidfile" "$sync"; fi
+        if is_running "$pidfile" "$sync"; then
+            say "already running: the daemon (process $(cat "$pidfile"))"
+        else
+            if [ -n "$home" ]; then set -- --home "$home" run; else set -- run; fi
+            start_detached "$pidfile" "$folder/sync.log" "$sync" "$@"
+            wait_for "the daemon" 300 run_sync status || { tail -n 20 "$folder/sync.log" >&2; fail "the daemon did not start"; }
+            say "started: the daemon (process $(cat "$pidfile"), log in $folder/sync.log)"
+        fi
+        say "note: no service manager runs here, so that nothing starts them again after a restart of the machine;"
+        say "      sh packaging/install.sh --local does" ;;
+    *)
+        run_sync service install ;;
+esac
+wait_for "the daemon" 300 run_sync status || fail "the daemon does not answer"
+
+say ""
+run_sync sync --wait --timeout 30s >/dev/null 2>&1 || true
+run_sync status
