@@ -122,7 +122,7 @@ Examples:
 const CONFIG_SET_EXAMPLES: &str = "\
 Examples:
   coditect-sync config set ingest.claude_projects true
-  coditect-sync config set projects.exclude 'private-*,acme/*'
+  coditect-sync config set projects.exclude 'private-*,~/work/*'
   coditect-sync config set log.level debug";
 
 const COMPLETIONS_EXAMPLES: &str = "\

@@ -58,7 +58,7 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Choice(&["include", "exclude"]),
         r#""exclude""#,
     ),
-    key("projects", "include", Kind::Texts, r#"["acme/*"]"#),
+    key("projects", "include", Kind::Texts, r#"["acme-*"]"#),
     key("projects", "exclude", Kind::Texts, r#"["private-*"]"#),
     key("redaction", "enabled", Kind::Switch, "true"),
     key("redaction", "allow", Kind::Texts, r#"["^test_[a-z]+$"]"#),

@@ -254,7 +254,7 @@ fn what_is_wrong_in_the_environment_or_on_the_command_line_is_named_by_variable_
         ),
         (
             ("CODITECT_PROJECTS_INCLUDE", "[x"),
-            "CODITECT_PROJECTS_INCLUDE: expected [\"acme/*\"], found \"[x\"",
+            "CODITECT_PROJECTS_INCLUDE: expected [\"acme-*\"], found \"[x\"",
         ),
     ];
     for (variable, expected) in in_environment {

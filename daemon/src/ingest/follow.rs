@@ -29,10 +29,10 @@ const POLL_INTERVAL: Duration = Duration::from_secs(2);
 const SWEEP_PART: u32 = 2_000;
 const POLL_PART: u32 = 500;
 
-/// Files that changed within this time are looked at every second without a hint: who writes goes on writing, and some
+/// Files that changed within this time are looked at twice a second without a hint: who writes goes on writing, and some
 /// file systems (of networks, of containers) give hints of nothing.
 const HOT_FOR: Duration = Duration::from_secs(5 * 60);
-const HOT_INTERVAL: Duration = Duration::from_secs(1);
+const HOT_INTERVAL: Duration = Duration::from_millis(500);
 const HOT_MAX: usize = 100;
 
 /// When a new folder is looked at again: a file made before the folder was watched gave no hint.
@@ -509,5 +509,56 @@ impl<'p> Teller<'p> {
         if self.progress.files_done == self.progress.files_total {
             (self.told)(self.progress);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sweeps_are_rare_where_hints_come_calm_where_none_come_and_rarer_where_they_cost() {
+        let planned = |took: Duration, sees: bool| {
+            let mut plan = Plan::new();
+            let now = Instant::now();
+            plan.done(true, took, sees);
+            plan.sweep_at.duration_since(now)
+        };
+        let cheap = Duration::from_millis(1);
+        assert!(planned(cheap, true) >= SWEEP_INTERVAL);
+        assert!((POLL_INTERVAL..SWEEP_INTERVAL).contains(&planned(cheap, false)));
+        assert!(planned(Duration::from_secs(1), true) >= Duration::from_secs(2_000));
+    }
+
+    #[test]
+    fn waits_after_errors_grow_up_to_a_minute_and_a_success_ends_that() {
+        let mut plan = Plan::new();
+        let mut waits = (0..20).map(|_| plan.failed().duration_since(Instant::now()).as_secs_f64().round());
+        assert_eq!(waits.by_ref().take(3).collect::<Vec<_>>(), [1.0, 2.0, 4.0]);
+        assert_eq!(waits.last(), Some(60.0));
+        plan.done(false, Duration::ZERO, true);
+        assert_eq!(plan.failures, 0);
+    }
+
+    #[test]
+    fn a_new_folder_is_looked_at_twice_and_a_folder_that_is_gone_means_everything() {
+        let mut plan = Plan::new();
+        plan.sweep_at += SWEEP_INTERVAL;
+        let new = Hints {
+            folders: HashSet::from(["/p/new".into()]),
+            ..Hints::default()
+        };
+        plan.take(new, &["/p".into()], &mut Eye::default());
+        let now = Instant::now();
+        for look in [now, now + SECOND_LOOK] {
+            assert!(matches!(plan.take_due(look), Due::Paths(paths) if paths == [Path::new("/p/new")]));
+        }
+        assert!(matches!(plan.take_due(now + SECOND_LOOK), Due::Nothing));
+        let gone = Hints {
+            changed: HashSet::from(["/p".into()]),
+            ..Hints::default()
+        };
+        plan.take(gone, &["/p/projects".into()], &mut Eye::default());
+        assert!(matches!(plan.take_due(Instant::now()), Due::Everything));
     }
 }

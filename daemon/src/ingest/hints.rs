@@ -109,7 +109,7 @@ impl Board {
             },
             Err(error) => {
                 if matches!(error.kind, notify::ErrorKind::MaxFilesWatch) {
-                    hints.blind = Some(error.to_string());
+                    hints.blind = Some(reason(&error));
                 }
                 hints.everything = true;
             }
@@ -134,14 +134,27 @@ impl Hints {
 /// none, or not all.
 pub(super) fn watch(paths: &[PathBuf], board: &Arc<Board>) -> Result<RecommendedWatcher, String> {
     let board = board.clone();
-    let mut watcher = notify::recommended_watcher(move |event| board.take_down(event))
-        .map_err(|error| error.to_string())?;
+    let mut watcher =
+        notify::recommended_watcher(move |event| board.take_down(event)).map_err(|error| reason(&error))?;
     for path in paths {
         watcher
             .watch(path, RecursiveMode::Recursive)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| reason(&error))?;
     }
     Ok(watcher)
+}
+
+fn reason(error: &notify::Error) -> String {
+    match error.kind {
+        notify::ErrorKind::MaxFilesWatch => {
+            "no more files can be watched: raise fs.inotify.max_user_watches".to_owned()
+        }
+        notify::ErrorKind::Generic(_)
+        | notify::ErrorKind::Io(_)
+        | notify::ErrorKind::PathNotFound
+        | notify::ErrorKind::WatchNotFound
+        | notify::ErrorKind::InvalidConfig(_) => error.to_string(),
+    }
 }
 
 #[cfg(test)]
