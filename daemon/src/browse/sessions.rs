@@ -10,6 +10,10 @@ use super::device::{Device, DeviceFilter};
 use super::filter::{ProjectGlob, Since, moment};
 use super::{Browser, some_text, text};
 use crate::projects::{NONE, Place};
+use crate::screen::cut;
+
+/// Longest title, in columns: a text may be one line of a megabyte.
+const TITLE_COLUMNS: usize = 200;
 
 /// A title is read from this many characters of a text: what it opens with may be blank or markup.
 const TITLE_FROM_CHARS: usize = 2_000;
@@ -313,7 +317,7 @@ fn one_line(content: &str) -> String {
     }
     plain.push_str(rest);
     let line = plain.lines().map(str::trim).find(|line| !line.is_empty());
-    line.unwrap_or_default().to_owned()
+    cut(line.unwrap_or_default(), TITLE_COLUMNS)
 }
 
 #[cfg(test)]

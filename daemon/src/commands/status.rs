@@ -69,7 +69,7 @@ fn without_daemon(setup: &Setup, screen: &Screen) -> String {
         ),
     });
     lines.push(Line::new("next", "start the daemon"));
-    lines.push(Line::new("", setup.command("run")).paint(Paint::Strong));
+    lines.push(Line::command("", setup.command("run")));
     page(
         &Line::new("", format!("not safe: {reason}")).paint(Paint::Bad),
         &lines,

@@ -27,6 +27,8 @@ pub struct Line {
     label: &'static str,
     text: String,
     paint: Paint,
+    /// To be pasted: it is not broken where the screen ends.
+    is_command: bool,
 }
 
 impl Line {
@@ -35,6 +37,15 @@ impl Line {
             label,
             text: text.into(),
             paint: Paint::Plain,
+            is_command: false,
+        }
+    }
+
+    /// A command to paste, alone on its line.
+    pub fn command(label: &'static str, text: impl Into<String>) -> Line {
+        Line {
+            is_command: true,
+            ..Line::new(label, text).paint(Paint::Strong)
         }
     }
 
@@ -68,7 +79,15 @@ pub fn page(title: &Line, lines: &[Line], screen: &Screen) -> String {
     text.push('\n');
     for line in lines {
         let label = format!("  {:<LABEL_WIDTH$} ", line.label);
-        for (index, piece) in screen
+        let line_screen = if line.is_command {
+            Screen {
+                width: None,
+                ..*screen
+            }
+        } else {
+            *screen
+        };
+        for (index, piece) in line_screen
             .wrapped(&harmless(&line.text), TEXT_INDENT)
             .iter()
             .enumerate()
@@ -366,10 +385,11 @@ fn error(status: &Status, now: Timestamp) -> Vec<Line> {
 
 fn next(status: &Status, _: Timestamp) -> Vec<Line> {
     let step = status.next_step.iter().map(|step| Line::new("next", step));
-    let command = status.next_command.iter().map(|command| {
-        // Alone on its line, to be pasted.
-        Line::new(if status.next_step.is_some() { "" } else { "next" }, command).paint(Paint::Strong)
-    });
+    let label = if status.next_step.is_some() { "" } else { "next" };
+    let command = status
+        .next_command
+        .iter()
+        .map(|command| Line::command(label, command));
     step.chain(command).collect()
 }
 
