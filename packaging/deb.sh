@@ -40,7 +40,7 @@ umask 022
 
 cargo_deb() {
     tools=$target/tools
-    if [ "$("$tools/bin/cargo-deb" --version 2>/dev/null)" != "$cargo_deb_version" ]; then
+    if [ "$("$tools/bin/cargo-deb" --version 2>/dev/null)" != "cargo-deb $cargo_deb_version" ]; then
         say "cargo-deb $cargo_deb_version is missing: installing it into $tools."
         need_rust
         # In a folder of its own, so that it does not compile this workspace's dependencies anew.
