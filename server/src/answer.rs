@@ -132,7 +132,7 @@ fn write(error: &ApiError, request_id: &str) -> Response {
     if let Some(after) = error.retry_after() {
         response
             .headers_mut()
-            .insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
+            .insert(RETRY_AFTER, HeaderValue::from(after.as_secs_f64().ceil() as u64));
     }
     response
 }

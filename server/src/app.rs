@@ -11,19 +11,22 @@ use axum::routing::any;
 use coditect_shared::limits::PUSH_BODY_MAX_BYTES;
 use deadpool_postgres::Pool;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tower_http::compression::CompressionLayer;
 use tower_http::decompression::RequestDecompressionLayer;
 use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::timeout::RequestBodyTimeoutLayer;
 use uuid::Uuid;
 
 use crate::audit::reads::Reads;
 use crate::error::ApiError;
 use crate::events::Heads;
 use crate::keys::Issuer;
-use crate::limits::{self, OPEN_REQUESTS};
+use crate::limits;
 use crate::membership::Memberships;
+use crate::patience::Patience;
 use crate::push::turns::Turns;
+use crate::rate::Rates;
 use crate::tls::Tls;
 use crate::{answer, connections, routes};
 
@@ -52,6 +55,10 @@ pub struct AppState {
     pub instance_id: Uuid,
     /// Turns true when the server stops: whoever holds a request open for long ends it then.
     pub stopping: watch::Receiver<bool>,
+    /// How long clients may keep us waiting.
+    pub patience: Patience,
+    /// How many requests each device has made of late.
+    pub rates: Arc<Rates>,
     stop: Arc<watch::Sender<bool>>,
 }
 
@@ -68,6 +75,8 @@ impl AppState {
             keys,
             instance_id,
             stopping,
+            patience: Patience::default(),
+            rates: Arc::default(),
             stop: Arc::new(stop),
         }
     }
@@ -82,9 +91,10 @@ pub fn router(state: AppState) -> Router {
         .layer(DefaultBodyLimit::max(PUSH_BODY_MAX_BYTES))
         .layer(RequestDecompressionLayer::new())
         .layer(RequestBodyLimitLayer::new(PUSH_BODY_MAX_BYTES))
+        .layer(RequestBodyTimeoutLayer::new(state.patience.body_pause))
         .layer(CompressionLayer::new())
         .layer(from_fn_with_state(
-            Arc::new(Semaphore::new(OPEN_REQUESTS)),
+            limits::Door::new(&state.patience),
             limits::admit,
         ))
         .layer(from_fn(answer::complete))
@@ -103,7 +113,7 @@ pub async fn serve_with(
     state: AppState,
     shutdown: impl Future<Output = ()>,
 ) {
-    let stop = state.stop.clone();
+    let (stop, patience) = (state.stop.clone(), state.patience);
     let asked = async move {
         shutdown.await;
         // Event streams end by it, so that they do not use up the time of those that can finish.
@@ -112,7 +122,7 @@ pub async fn serve_with(
     let (ended, end) = watch::channel(false);
     let (reads, pool) = (state.reads.clone(), state.pool.clone());
     let recording = tokio::spawn(async move { reads.run(&pool, end).await });
-    connections::serve(listener, tls, router(state), asked, DRAIN).await;
+    connections::serve(listener, tls, patience, router(state), asked, DRAIN).await;
     // Nobody reads any more: what was read is recorded before the pool goes.
     let _ = ended.send(true);
     if tokio::time::timeout(RECORD, recording).await.is_err() {

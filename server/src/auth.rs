@@ -4,7 +4,7 @@
 //! ours to choose, never the token's. Whoever holds one is believed until it expires, which is why it lives shortly.
 
 use std::str::FromStr as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use axum::extract::FromRequestParts;
@@ -118,9 +118,18 @@ pub fn verify(issuer: &Issuer, token: &str) -> Result<Caller, ApiError> {
 /// Who asks, by the bearer token, with the role that the membership has now.
 ///
 /// # Errors
-/// 401 without a good token, and with `membership_ended` for whoever is no member; 503 if the database is away.
+/// 401 without a good token, and with `membership_ended` for whoever is no member; 429 above the device's rate; 503 if the database is away.
 pub(crate) async fn authenticate(state: &AppState, headers: &HeaderMap) -> Result<Caller, ApiError> {
     let said = verify(&state.keys, bearer(headers)?)?;
+    // What is no device id is refused by the routes that need one.
+    let device = Device::of(headers).ok().map(|device| device.0);
+    state
+        .rates
+        .take(said.tenant, &said.user, device, Instant::now())
+        .map_err(|retry_after| ApiError::TooManyRequests {
+            message: "too many requests from this device".to_owned(),
+            retry_after,
+        })?;
     let role = state
         .memberships
         .role(&state.pool, said.tenant, &said.user)
@@ -150,7 +159,13 @@ impl FromRequestParts<AppState> for Device {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &AppState) -> Result<Device, ApiError> {
-        let value = parts.headers.get(DEVICE_HEADER).ok_or_else(|| {
+        Device::of(&parts.headers)
+    }
+}
+
+impl Device {
+    fn of(headers: &HeaderMap) -> Result<Device, ApiError> {
+        let value = headers.get(DEVICE_HEADER).ok_or_else(|| {
             ApiError::invalid(
                 "X-Device-ID",
                 "the header is missing; it names the device by its UUID",

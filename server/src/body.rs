@@ -1,10 +1,15 @@
 //! A JSON body: read up to a limit, decompressed already, and refused as a whole (422) when it does not fit.
 
+use std::error::Error;
+use std::io;
+
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use serde::de::DeserializeOwned;
+use tower_http::timeout::TimeoutError;
 
 use crate::error::ApiError;
+use crate::limits::BODY_PAUSE;
 
 /// A parsed JSON body with the bytes it was parsed from, since a push is known by the digest of its bytes.
 #[derive(Debug)]
@@ -25,14 +30,25 @@ where
         let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
             if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
                 crate::app::body_too_large()
+            } else if has_stalled(&rejection) {
+                ApiError::TimedOut(BODY_PAUSE)
             } else {
-                // Cut off, no valid zstd or gzip, or stalled: the client's or the network's doing.
+                // Cut off, no valid zstd or gzip: the client's or the network's doing.
                 ApiError::invalid("body", "the body could not be read to its end")
             }
         })?;
         let value = serde_json::from_slice(&bytes).map_err(|_| refusal::<T>(&bytes))?;
         Ok(JsonBody { bytes, value })
     }
+}
+
+/// Whether the body paused for too long. Decompression wraps errors into those of the system, whose inner ones are no
+/// sources to the standard library.
+fn has_stalled(error: &(dyn Error + 'static)) -> bool {
+    let inner = || error.downcast_ref::<io::Error>()?.get_ref();
+    error.is::<TimeoutError>()
+        || inner().is_some_and(|inner| has_stalled(inner))
+        || error.source().is_some_and(has_stalled)
 }
 
 /// What is wrong with a body, and where. It is read a second time for that, since keeping the path costs time that no

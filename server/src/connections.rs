@@ -21,7 +21,8 @@ use tower::ServiceExt as _;
 
 use crate::answer;
 use crate::error::ApiError;
-use crate::limits::{CONNECTIONS, HEAD_BYTES, HEAD_LINES, HEAD_TIME};
+use crate::limits::{CONNECTIONS, HEAD_BYTES, HEAD_LINES};
+use crate::patience::{Impatient, Patience};
 use crate::tls::{Entered, Tls};
 
 /// How long we wait when the system gives no more connections (out of files, out of memory) before we ask again.
@@ -47,6 +48,7 @@ impl<S: Sync> FromRequestParts<S> for Peer {
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<Tls>,
+    patience: Patience,
     router: Router,
     stop: impl Future<Output = ()>,
     drain: Duration,
@@ -57,7 +59,7 @@ pub(crate) async fn serve(
     let mut protocol = http1::Builder::new();
     protocol
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
+        .header_read_timeout(patience.head)
         .max_headers(HEAD_LINES)
         .max_buf_size(HEAD_BYTES);
     let mut stop = std::pin::pin!(stop);
@@ -76,10 +78,13 @@ pub(crate) async fn serve(
         let (protocol, tls, router, mut end) = (protocol.clone(), tls.clone(), router.clone(), end.clone());
         tokio::spawn(async move {
             match tls {
-                None => speak(&protocol, stream, peer, router, &mut end).await,
+                None => {
+                    let stream = Impatient::new(stream, patience.write_pause);
+                    speak(&protocol, stream, peer, router, &mut end).await;
+                }
                 Some(tls) => {
                     let entered = tokio::select! {
-                        entered = tls.enter(stream) => entered,
+                        entered = tls.enter(stream, &patience) => entered,
                         _ = end.changed() => return,
                     };
                     match entered {

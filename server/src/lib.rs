@@ -12,6 +12,8 @@ pub mod answer;
 pub mod app;
 mod connections;
 mod limits;
+pub mod patience;
+pub mod rate;
 pub mod routes;
 pub mod tls;
 

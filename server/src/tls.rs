@@ -25,7 +25,8 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::limits::{HANDSHAKE_TIME, HANDSHAKES};
+use crate::limits::HANDSHAKES;
+use crate::patience::{Impatient, Patience};
 
 /// How often the files are looked at. Certificates are renewed days before they expire, so this may be calm; it is
 /// their content that is compared, since a renewal may rename, swap a symbolic link (certbot, Kubernetes) or copy over.
@@ -55,9 +56,9 @@ struct Files {
 
 /// A connection on which somebody has said the first word.
 pub(crate) enum Entered {
-    Secure(Box<TlsStream<TcpStream>>),
+    Secure(Box<TlsStream<Impatient<TcpStream>>>),
     /// Whatever it speaks, it is not TLS.
-    Plain(TcpStream),
+    Plain(Impatient<TcpStream>),
 }
 
 impl Tls {
@@ -123,12 +124,13 @@ impl Tls {
     ///
     /// # Errors
     /// If the client leaves, fails the handshake, or takes too long.
-    pub(crate) async fn enter(&self, stream: TcpStream) -> io::Result<Entered> {
-        let begun = timeout(HANDSHAKE_TIME, async {
+    pub(crate) async fn enter(&self, stream: TcpStream, patience: &Patience) -> io::Result<Entered> {
+        let begun = timeout(patience.handshake, async {
             let mut first = [0];
             if stream.peek(&mut first).await? == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
             }
+            let stream = Impatient::new(stream, patience.write_pause);
             if first[0] != HANDSHAKE_RECORD {
                 return Ok(Entered::Plain(stream));
             }

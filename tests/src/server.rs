@@ -12,6 +12,7 @@ use coditect_server::database::Address;
 use coditect_server::events;
 use coditect_server::keys::Issuer;
 use coditect_server::membership::Memberships;
+use coditect_server::patience::Patience;
 use coditect_server::tls::Tls;
 use coditect_shared::{TenantId, UserId};
 use jiff::Timestamp;
@@ -47,15 +48,20 @@ impl TestServer {
     }
 
     pub async fn start_on(database: TestDatabase) -> TestServer {
-        Self::start_with(database, None).await
+        Self::start_with(database, None, Patience::default()).await
+    }
+
+    /// A server with a patience of its own.
+    pub async fn start_with_patience(patience: Patience) -> TestServer {
+        Self::start_with(TestDatabase::create().await, None, patience).await
     }
 
     /// A server that speaks HTTPS, at `https://localhost:PORT`.
     pub async fn start_over_tls(tls: Tls) -> TestServer {
-        Self::start_with(TestDatabase::create().await, Some(tls)).await
+        Self::start_with(TestDatabase::create().await, Some(tls), Patience::default()).await
     }
 
-    async fn start_with(database: TestDatabase, tls: Option<Tls>) -> TestServer {
+    async fn start_with(database: TestDatabase, tls: Option<Tls>, patience: Patience) -> TestServer {
         let data = tempfile::tempdir().expect("making a data directory");
         let keys = Issuer::load_or_make(data.path()).expect("making the issuer's key");
         let serving: Address = database.app_url().parse().expect("the server reads our URLs");
@@ -66,7 +72,8 @@ impl TestServer {
             .await
             .expect("reading the instance id")
             .get(0);
-        let state = state(&serving, Arc::new(keys), instance);
+        let mut state = state(&serving, Arc::new(keys), instance);
+        state.patience = patience;
         let (url, stop) = serve(&serving, state.clone(), tls).await;
         TestServer {
             url,
