@@ -15,7 +15,7 @@ use coditect_shared::ids::{DeviceId, TenantId, UserId};
 use coditect_shared::wire::DEVICE_HEADER;
 use jiff::Timestamp;
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, Header, Validation, decode, encode};
+use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use serde::{Deserialize, Serialize};
 
 use crate::app::AppState;
@@ -73,9 +73,7 @@ pub fn issue(issuer: &Issuer, caller: &Caller, now: Timestamp, ttl: Duration) ->
             .context("the token would live too long")?,
         iss: ISSUER.to_owned(),
     };
-    let mut header = Header::new(Algorithm::EdDSA);
-    header.kid = Some(issuer.kid.clone());
-    encode(&header, &claims, &issuer.signing).context("signing the access token")
+    issuer.sign(&claims, ttl)
 }
 
 /// Who a token speaks for.
@@ -86,12 +84,17 @@ pub fn verify(issuer: &Issuer, token: &str) -> Result<Caller, ApiError> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(invalid_token("the access token is too long"));
     }
+    // The token chooses among our own keys, and nothing else.
+    let key = decode_header(token)
+        .ok()
+        .and_then(|header| issuer.verifying(&header.kid?))
+        .ok_or_else(|| invalid_token("the access token is not valid"))?;
     let mut rules = Validation::new(Algorithm::EdDSA);
     rules.leeway = EXPIRY_LEEWAY.as_secs();
     rules.validate_nbf = true;
     rules.set_issuer(&[ISSUER]);
     rules.set_required_spec_claims(&["exp", "iss", "sub"]);
-    let claims = decode::<Claims>(token, &issuer.verifying, &rules)
+    let claims = decode::<Claims>(token, &key, &rules)
         .map_err(|error| {
             if matches!(error.kind(), ErrorKind::ExpiredSignature) {
                 unauthorized("token_expired", "the access token has expired")
@@ -218,13 +221,49 @@ fn unauthorized(code: &'static str, message: &str) -> ApiError {
 mod tests {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-    use jsonwebtoken::EncodingKey;
+    use jsonwebtoken::{EncodingKey, Header, encode};
     use serde_json::json;
 
     use super::*;
 
-    fn issuer() -> Issuer {
-        Issuer::load_or_make(tempfile::tempdir().unwrap().path()).unwrap()
+    /// An issuer with the folder of its keys.
+    struct Desk {
+        folder: tempfile::TempDir,
+        issuer: Issuer,
+    }
+
+    impl std::ops::Deref for Desk {
+        type Target = Issuer;
+
+        fn deref(&self) -> &Issuer {
+            &self.issuer
+        }
+    }
+
+    impl Desk {
+        fn kid(&self) -> String {
+            self.list().unwrap()[0].kid.clone()
+        }
+
+        /// The private key, as a thief would find it.
+        fn private(&self) -> EncodingKey {
+            let text = std::fs::read_to_string(self.folder.path().join("issuer.json")).unwrap();
+            let keys: serde_json::Value = serde_json::from_str(&text).unwrap();
+            EncodingKey::from_ed_pem(keys["signing"]["pem"].as_str().unwrap().as_bytes()).unwrap()
+        }
+    }
+
+    fn issuer() -> Desk {
+        let folder = tempfile::tempdir().unwrap();
+        let issuer = Issuer::load_or_make(folder.path()).unwrap();
+        Desk { folder, issuer }
+    }
+
+    /// A header that names a key of ours.
+    fn header(algorithm: Algorithm, kid: &str) -> Header {
+        let mut header = Header::new(algorithm);
+        header.kid = Some(kid.to_owned());
+        header
     }
 
     fn caller() -> Caller {
@@ -242,15 +281,15 @@ mod tests {
     }
 
     fn signed(issuer: &Issuer, claims: &serde_json::Value) -> String {
-        encode(&Header::new(Algorithm::EdDSA), claims, &issuer.signing).unwrap()
+        issuer.sign(claims, Duration::from_secs(60)).unwrap()
     }
 
     /// Header and claims as a token's first two parts.
-    fn unsigned(algorithm: &str, claims: &serde_json::Value) -> String {
+    fn unsigned(algorithm: &str, kid: &str, claims: &serde_json::Value) -> String {
         let part = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
         format!(
             "{}.{}",
-            part(&json!({"alg": algorithm, "typ": "JWT"})),
+            part(&json!({"alg": algorithm, "kid": kid, "typ": "JWT"})),
             part(claims)
         )
     }
@@ -287,7 +326,7 @@ mod tests {
         let issuer = issuer();
         for algorithm in ["none", "None", "NONE", "HS256", "RS256", "ES256", "EdDSA"] {
             for signature in ["", "AAAA"] {
-                let token = format!("{}.{signature}", unsigned(algorithm, &claims()));
+                let token = format!("{}.{signature}", unsigned(algorithm, &issuer.kid(), &claims()));
                 assert_eq!(code_of(&issuer, &token), "token_invalid", "{algorithm}");
             }
         }
@@ -296,11 +335,24 @@ mod tests {
         let x = jwk["keys"][0]["x"].as_str().unwrap();
         for secret in [x.as_bytes().to_vec(), URL_SAFE_NO_PAD.decode(x).unwrap()] {
             let key = EncodingKey::from_secret(&secret);
-            let token = encode(&Header::new(Algorithm::HS256), &claims(), &key).unwrap();
+            let token = encode(&header(Algorithm::HS256, &issuer.kid()), &claims(), &key).unwrap();
             assert_eq!(code_of(&issuer, &token), "token_invalid");
         }
-        let another = Issuer::load_or_make(tempfile::tempdir().unwrap().path()).unwrap();
+        // Another issuer's, under its own name, under ours, and under none.
+        let another = self::issuer();
         assert_eq!(code_of(&issuer, &signed(&another, &claims())), "token_invalid");
+        for kid in [Some(issuer.kid()), None] {
+            let mut forged = Header::new(Algorithm::EdDSA);
+            forged.kid = kid;
+            let token = encode(&forged, &claims(), &another.private()).unwrap();
+            assert_eq!(code_of(&issuer, &token), "token_invalid");
+        }
+        let genuine = header(Algorithm::EdDSA, &issuer.kid());
+        let token = encode(&genuine, &claims(), &issuer.private()).unwrap();
+        assert!(
+            verify(&issuer, &token).is_ok(),
+            "the forgeries differ from this in one thing each"
+        );
     }
 
     #[test]

@@ -56,6 +56,9 @@ enum Command {
     /// Access tokens of the built-in issuer
     #[command(subcommand)]
     Token(Token),
+    /// Keys of the built-in issuer of access tokens
+    #[command(subcommand)]
+    Key(Key),
     /// Print the URL with which psql reaches the database as its owner
     DatabaseUrl,
     /// Print what a shell needs to complete this program's arguments
@@ -96,6 +99,14 @@ enum User {
         #[arg(long, value_enum, default_value = "member")]
         role: Role,
     },
+}
+
+#[derive(Subcommand, Debug)]
+enum Key {
+    /// Let a new key sign; tokens of the old one stay good until they expire
+    Rotate,
+    /// Show the key that signs, and the retired ones whose tokens still count
+    List,
 }
 
 #[derive(Subcommand, Debug)]
@@ -177,6 +188,17 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Token(Token::Issue { user, tenant, ttl }) => {
             let issued = admin::token::issue(options, user, tenant.as_deref(), *ttl).await?;
             print(options, &issued, &issued.token)
+        }
+        Command::Key(command) => {
+            let keys = match command {
+                Key::Rotate => admin::key::rotate(options)?,
+                Key::List => admin::key::list(options)?,
+            };
+            print(
+                options,
+                &serde_json::json!({"keys": keys}),
+                &admin::key::lines(&keys),
+            )
         }
         Command::DatabaseUrl => {
             let url = admin::database_url(options).await?;

@@ -161,21 +161,22 @@ mod tests {
 
     #[test]
     fn the_map_stays_bounded_and_forgets_the_idle_first() {
-        let (rates, now) = (Rates::default(), Instant::now());
-        assert_eq!(passing(&rates, 0, None, 1, now), 1);
-        let busy = now + Duration::from_secs(3600);
-        let (tenant, user, device) = ids(7);
-        let mut last = Ok(());
-        for _ in 0..=DEVICE_BURST as usize {
-            last = rates.take(tenant, &user, Some(device), busy);
-        }
-        assert!(last.is_err());
-        for n in 0..BUCKETS as u128 {
-            let (tenant, user, _) = ids(100 + n % 7 + (n << 8));
-            // Long ago, so that they are idle by now.
-            let _ = rates.take(tenant, &user, None, now);
-            assert!(rates.buckets.lock().unwrap().len() <= BUCKETS + 1);
-        }
-        assert!(rates.take(tenant, &user, Some(device), busy).is_err());
+        let (rates, long_ago) = (Rates::default(), Instant::now());
+        let now = long_ago + Duration::from_secs(3600);
+        let kept = || rates.buckets.lock().unwrap().len();
+        let others = |many: usize, at: Instant| {
+            for n in 0..many as u128 {
+                passing(&rates, 1_000 + n, None, 1, at);
+                assert!(kept() <= BUCKETS + 1);
+            }
+        };
+        others(BUCKETS - 2, long_ago);
+        let burst = DEVICE_BURST as usize;
+        assert_eq!(passing(&rates, 1, Some(ids(1).2), burst + 1, now), burst);
+        // There is no more room: those of long ago go, and the busy one is not forgotten.
+        assert_eq!(passing(&rates, 2, None, 1, now), 1);
+        assert_eq!(kept(), 3);
+        assert_eq!(passing(&rates, 1, Some(ids(1).2), 1, now), 0);
+        others(2 * BUCKETS, now);
     }
 }

@@ -15,7 +15,7 @@ use crate::cluster::{self, Cluster};
 use crate::config::{Database, Options, TlsFiles, Usage};
 use crate::data_dir::{DataDir, Held, Purpose};
 use crate::database::{Address, refuse_powerful_role};
-use crate::keys::Issuer;
+use crate::keys::{self, Issuer};
 use crate::tls::{self, Tls};
 use crate::{events, limits, migrate};
 
@@ -132,6 +132,9 @@ async fn prepare(
         .context("reading which database this is")?
         .get(0);
     let keys = Arc::new(Issuer::load_or_make(data_dir.path())?);
+    let looking = keys.clone();
+    // Ends with the process: keys are rotated by another one.
+    tokio::spawn(async move { looking.keep_current(keys::LOOK_EVERY).await });
     let state = AppState::new(serving.pool()?, keys, instance_id);
     // Ends with the server, by the state's own signal.
     tokio::spawn(events::run(state.clone(), serving.clone()));

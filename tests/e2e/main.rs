@@ -27,6 +27,7 @@ mod server_roles;
 mod server_routes;
 mod server_tasks;
 
+mod transit_keys;
 mod transit_limits;
 mod transit_postgres;
 mod transit_tls;

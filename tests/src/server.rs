@@ -37,7 +37,7 @@ pub struct TestServer {
     pub url: String,
     pub database: TestDatabase,
     pub state: AppState,
-    _data: TempDir,
+    data: TempDir,
     /// Dropped, the server stops.
     _stop: oneshot::Sender<()>,
 }
@@ -79,7 +79,7 @@ impl TestServer {
             url,
             database,
             state,
-            _data: data,
+            data,
             _stop: stop,
         }
     }
@@ -92,6 +92,23 @@ impl TestServer {
             .parse()
             .expect("the server reads our URLs");
         let state = state(&serving, self.state.keys.clone(), self.state.instance_id);
+        let (url, stop) = serve(&serving, state.clone(), None).await;
+        SecondServer {
+            url,
+            state,
+            _stop: stop,
+        }
+    }
+
+    /// A second server of the same database and data directory, which reads the issuer's keys for itself.
+    pub async fn beside_in_the_data_directory(&self) -> SecondServer {
+        let serving: Address = self
+            .database
+            .app_url()
+            .parse()
+            .expect("the server reads our URLs");
+        let keys = Issuer::load_or_make(self.data.path()).expect("reading the issuer's keys");
+        let state = state(&serving, Arc::new(keys), self.state.instance_id);
         let (url, stop) = serve(&serving, state.clone(), None).await;
         SecondServer {
             url,

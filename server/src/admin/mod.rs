@@ -4,6 +4,7 @@
 //! requests do.
 
 pub(crate) mod directory;
+pub(crate) mod key;
 pub(crate) mod tenant;
 pub(crate) mod token;
 pub(crate) mod user;
