@@ -32,6 +32,7 @@ is_running() {
 start_detached() {
     pidfile=$1 log=$2
     shift 2
+    rm -f "$pidfile"
     # Its own session, so that closing the terminal ends nothing. The file is written by the process itself, which then
     # becomes the program.
     if command -v setsid >/dev/null 2>&1; then detach=setsid; else detach=nohup; fi
@@ -53,6 +54,9 @@ stop_detached() {
     fi
     rm -f "$1"
 }
+
+# has_ended PIDFILE PROGRAM: it was started, and is gone again.
+has_ended() { [ -s "$1" ] && ! is_running "$1" "$2"; }
 
 # wait_for WHAT TRIES COMMAND…: ten tries a second.
 wait_for() {

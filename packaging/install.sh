@@ -206,7 +206,8 @@ start_server() {
             fi ;;
         *)
             pidfile=$server_data/server.pid
-            if was_changed coditect-server; then stop_detached "$pidfile" "$server"; fi
+            # One that listens elsewhere was started with other options.
+            if was_changed coditect-server || ! listens; then stop_detached "$pidfile" "$server"; fi
             if is_running "$pidfile" "$server"; then
                 say "already running: the server, on $url (process $(cat "$pidfile"))"
                 return 0
@@ -215,7 +216,9 @@ start_server() {
             start_detached "$pidfile" "$server_data/server.log" \
                 sh -c 'exec "$0" --data-dir "$1" serve --listen "$2" >"$1/server.out"' "$server" "$server_data" "$listen"
             # A first start makes the PostgreSQL cluster.
-            if ! wait_for "the server" 1200 listens; then
+            listens_or_ended() { listens || has_ended "$pidfile" "$server"; }
+            wait_for "the server" 1200 listens_or_ended || true
+            if ! listens; then
                 tail -n 20 "$server_data/server.log" >&2
                 fail "the server did not start, see above; its log is $server_data/server.log"
             fi
@@ -232,6 +235,16 @@ if [ -f "$account" ] && ! grep -q "\"$url/*\"" "$account"; then
 fi
 
 start_server
+# A login with a token that is none is refused by a server that answers (4), and by nobody else (3).
+takes_requests() {
+    code=0
+    printf 'none' | "$sync" --home "$scratch/nobody" login --server "$url" --token-stdin >/dev/null 2>&1 || code=$?
+    [ "$code" -ne 3 ]
+}
+# A service manager may call it started before it is.
+if [ "$manager" != none ]; then
+    wait_for "the server" 600 takes_requests || fail "the server does not answer at $url"
+fi
 
 # The user of this machine is the user of its server.
 who=$(id -un)
