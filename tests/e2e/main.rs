@@ -12,6 +12,8 @@ mod platform_cluster;
 mod platform_http;
 mod platform_tenants;
 
+mod isolation;
+
 mod server_audit;
 mod server_bad_input;
 mod server_cost;

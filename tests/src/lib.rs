@@ -3,6 +3,7 @@
 //! Nothing here stands in for a part of the product. Whatever fails here fails the test, so that helpers panic with
 //! what they saw instead of returning errors.
 
+pub mod isolation;
 pub mod postgres;
 pub mod program;
 pub mod server;
