@@ -18,6 +18,7 @@ mod server_audit;
 mod server_bad_input;
 mod server_cost;
 mod server_events;
+mod server_forged;
 mod server_isolation;
 mod server_manage;
 mod server_messages;

@@ -150,6 +150,12 @@ impl Api {
         send(self.request(Method::GET, path)).await
     }
 
+    /// Sends a request that was built whole.
+    pub async fn execute(&self, request: reqwest::Request) -> Reply {
+        let answer = self.http.execute(request).await.expect("the server answers");
+        read(answer).await
+    }
+
     /// A request with this client's token and device, to be completed and sent with [`send`].
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http
@@ -167,6 +173,10 @@ impl Api {
 /// Sends a request and reads the answer to its end.
 pub async fn send(request: RequestBuilder) -> Reply {
     let answer = request.send().await.expect("the server answers");
+    read(answer).await
+}
+
+async fn read(answer: reqwest::Response) -> Reply {
     Reply {
         status: answer.status(),
         headers: answer.headers().clone(),
