@@ -252,6 +252,9 @@ fn log_to_stderr() {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // A log that cannot be written, on a full disk most likely, must not end the server: it would be told on standard
+        // error, where it cannot be written either, and that is a panic.
+        .log_internal_errors(false)
         .init();
 }
 
