@@ -197,7 +197,8 @@ async fn a_file_deleted_under_the_daemon_asks_for_a_login_that_brings_everything
         let _ = std::fs::remove_file(pair.a.home().join(name));
     }
     let seen = Seen::of(&pair.a, "needs_login").await;
-    seen.assert("not safe: ", &format!(" login --server {}", pair.server.url));
+    // Whether the new file has been looked through by now does not matter.
+    seen.assert("", &format!(" login --server {}", pair.server.url));
     assert!(
         seen.text.contains("is not the file of the last login"),
         "{}",

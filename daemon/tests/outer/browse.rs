@@ -209,3 +209,20 @@ fn without_a_file_there_is_nothing_to_list_and_none_is_made() {
     assert_eq!(code(&home.run(&["show", "--last"])), 1);
     assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn p9_a_transcript_that_somebody_goes_on_reading_keeps_no_journal_from_shrinking() {
+    let (home, file) = home();
+    file.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))
+        .unwrap();
+    let browser = coditect_sync::browse::Browser::open(&home.path().join("context.db"))
+        .unwrap()
+        .unwrap();
+    let chunk = browser.messages_after("0a1b2c3d-1111", 0).unwrap();
+    assert_eq!(chunk.messages.len(), 5);
+    file.execute("DELETE FROM task_messages", []).unwrap();
+    let busy: bool = file
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+        .unwrap();
+    assert!(!busy, "the reader still holds its snapshot");
+}
