@@ -127,6 +127,12 @@ if grep -E '^(installed|started|made|logged in)' "$scratch/again.log"; then fail
 grep '^already\|already,' "$scratch/again.log"
 
 say ""
+say "== a login that grows old is renewed"
+touch -t 200001010000 "$account"
+install >"$scratch/renewed.log" 2>&1 || { cat "$scratch/renewed.log"; fail "the run failed"; }
+grep '^logged in as' "$scratch/renewed.log" || fail "it was not renewed"
+
+say ""
 say "== uninstall"
 cp "$scratch/server/server.pid" "$(dirname "$account")/sync.pid" "$scratch"
 context_db=$(sync paths --json | sed -n 's/.*"context_db":"\([^"]*\)".*/\1/p')
