@@ -128,6 +128,13 @@ impl ContextDb {
         file_of(&self.path).is_ok_and(|file| file == self.file)
     }
 
+    /// Gives back the memory of pages that were read; they are read again when they are needed.
+    pub(super) fn forget_pages(&self) {
+        if let Err(error) = self.connection.execute_batch("PRAGMA shrink_memory") {
+            tracing::debug!(%error, "SQLite keeps its memory");
+        }
+    }
+
     /// Stores the messages that are not there yet. Gives the row id of each, and how many were new.
     pub(super) fn store_messages(
         &mut self,

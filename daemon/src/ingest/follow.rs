@@ -80,7 +80,8 @@ pub enum Told<'a> {
 struct Followed {
     /// The state in which it was last read: as long as it is the same, the file is not opened.
     state: State,
-    transcript: Option<Transcript>,
+    /// In a box: most files have none.
+    transcript: Option<Box<Transcript>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,6 +160,9 @@ impl Follower {
                 match done {
                     Ok(report) => {
                         plan.done(is_sweep, now.elapsed(), eye.blind.is_none());
+                        if let Some(db) = self.db.as_ref().filter(|_| is_sweep) {
+                            db.forget_pages();
+                        }
                         if report.is_news() {
                             told(Told::Round(&report));
                         }
@@ -237,7 +241,7 @@ impl Follower {
             let db = self.db.as_mut().expect("context.db was opened");
             let path = source.path.clone();
             let known = self.files.remove(&path).and_then(|followed| followed.transcript);
-            let mut transcript = known.unwrap_or_else(|| Transcript::new(source));
+            let mut transcript = known.unwrap_or_else(|| Box::new(Transcript::new(source)));
             let board = &self.board;
             let read = transcript.read_on(db, &mut report, &now, &mut |position| {
                 teller.tell(position);
