@@ -16,6 +16,7 @@ use crate::auth::Role;
 use crate::config::{DEFAULT_LISTEN, Options, TlsFiles, Usage};
 use crate::database::Unreachable;
 use crate::serve;
+use crate::stop::StopSignal;
 
 const PROGRAM: &str = "coditect-server";
 
@@ -140,13 +141,28 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::new(error).context("starting the async runtime")),
     };
-    match runtime.block_on(run(cli)) {
+    match runtime.block_on(run_until_stopped(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
 }
 
-async fn run(cli: Cli) -> anyhow::Result<()> {
+/// `serve` looks after signals itself; a command that is stopped leaves nothing running that it started.
+async fn run_until_stopped(cli: Cli) -> anyhow::Result<()> {
+    if matches!(cli.command, Command::Serve { .. }) {
+        return run(&cli).await;
+    }
+    let mut stop = StopSignal::new()?;
+    tokio::select! {
+        done = run(&cli) => return done,
+        () = stop.came() => {}
+    }
+    // The command is dropped by now, and with it its hold on the data directory.
+    admin::clear_up(&cli.options).await?;
+    anyhow::bail!("stopped by a signal before it was done")
+}
+
+async fn run(cli: &Cli) -> anyhow::Result<()> {
     let options = &cli.options;
     match &cli.command {
         Command::Serve {

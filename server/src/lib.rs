@@ -7,6 +7,8 @@
 pub mod cli;
 pub mod config;
 mod serve;
+mod stop;
+mod supervisor;
 
 pub mod answer;
 pub mod app;

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use uuid::Uuid;
 
 use crate::app::{self, AppState};
@@ -16,8 +15,9 @@ use crate::config::{Database, Options, TlsFiles, Usage};
 use crate::data_dir::{DataDir, Held, Purpose};
 use crate::database::{Address, refuse_powerful_role};
 use crate::keys::{self, Issuer};
+use crate::stop::StopSignal;
 use crate::tls::{self, Tls};
-use crate::{events, limits, migrate};
+use crate::{events, limits, migrate, supervisor};
 
 /// How long we wait for an administration command, which has the data directory for a moment.
 const COMMAND_ENDS: Duration = Duration::from_secs(30);
@@ -68,6 +68,7 @@ pub(crate) async fn run(
             }
         }
         Database::Private => {
+            supervisor::starting("starting PostgreSQL");
             let opened = tokio::select! {
                 opened = Cluster::open(&data_dir, &held) => opened?,
                 () = stop.came() => return cluster::stop_whatever_runs(&data_dir, &held).await,
@@ -114,6 +115,7 @@ async fn prepare(
     migrate: bool,
 ) -> anyhow::Result<AppState> {
     if migrate && let Some(owner) = owner {
+        supervisor::starting("bringing the schema up to date");
         migrate::migrate(owner, Some(serving))
             .await
             .context("bringing the schema up to date")?;
@@ -155,7 +157,11 @@ async fn serve(door: Door, state: AppState, mut stop: StopSignal) -> anyhow::Res
         // Ends with the process: the certificate counts as long as there are connections.
         tokio::spawn(async move { tls.keep_current(tls::LOOK_EVERY).await });
     }
-    app::serve_with(listener, tls, state, stop.came()).await;
+    supervisor::ready(&format!("{scheme}://{address}"));
+    tokio::select! {
+        () = app::serve_with(listener, tls, state, stop.came()) => {}
+        () = supervisor::keep_alive() => {}
+    }
     pool.close();
     Ok(())
 }
@@ -185,29 +191,5 @@ async fn hold(data_dir: &DataDir) -> anyhow::Result<Held> {
             );
         }
         tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-/// SIGTERM and SIGINT, remembered from the moment this is made.
-struct StopSignal {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl StopSignal {
-    fn new() -> anyhow::Result<StopSignal> {
-        let listen = |kind| signal(kind).context("listening for signals");
-        Ok(StopSignal {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn came(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-        tracing::info!("stopping");
     }
 }

@@ -7,7 +7,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use coditect_tests::api::Api;
-use coditect_tests::deadline::until;
+use coditect_tests::deadline::{PATIENCE, until};
+use coditect_tests::manager::Manager;
 use coditect_tests::program::{Output, Running, output, program};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tempfile::TempDir;
@@ -65,6 +66,15 @@ impl Home {
 
     async fn cli(&self, arguments: &[&str]) -> Output {
         output(self.command().args(arguments), "").await
+    }
+
+    /// Whatever runs with this data directory: the programs of PostgreSQL, and ours.
+    async fn processes(&self) -> Vec<String> {
+        let mut ps = Command::new("ps");
+        let listed = output(ps.args(["-axww", "-o", "args="]), "").await.ok();
+        let ours = self.data_dir().to_str().unwrap();
+        let lines = listed.lines().filter(|line| line.contains(ours));
+        lines.map(str::to_owned).collect()
     }
 
     /// Starts the server and waits for its line; the address is its second part.
@@ -296,4 +306,73 @@ async fn the_database_url_leads_to_the_running_cluster() {
         assert_eq!(row.get::<_, &str>(0), value, "{setting}");
     }
     assert!(server.terminate(STOP).await.success());
+}
+
+#[tokio::test]
+async fn a_command_that_is_told_to_stop_while_it_starts_a_cluster_leaves_nothing_running() {
+    type Moment = fn(&Path) -> bool;
+    // While initdb is at work, when the cluster has just been started, and when it answers.
+    let moments: [(&str, Signal, Moment); 3] = [
+        ("initdb", Signal::INT, |data| {
+            let entries = std::fs::read_dir(data.join("pg")).into_iter().flatten().flatten();
+            entries
+                .into_iter()
+                .any(|entry| entry.file_name().to_string_lossy().starts_with("data.new."))
+        }),
+        ("just started", Signal::TERM, |data| data.join("pg/data/PG_VERSION").exists()),
+        ("answering", Signal::TERM, |data| {
+            let file = std::fs::read_to_string(data.join("pg/data/postmaster.pid"));
+            file.is_ok_and(|text| text.contains("ready"))
+        }),
+    ];
+    for (name, signal, moment) in moments {
+        let home = Home::new();
+        let mut command = home.command();
+        command.args(["tenant", "create", "acme"]);
+        let running = Running::start(&mut command, &home.folder.path().join("command.log"));
+        until(name, async || moment(home.data_dir()), |came| *came).await;
+        running.signal(signal);
+        let status = running.wait(PATIENCE).await;
+        assert_eq!(status.code(), Some(1), "{name}");
+        // What was told to stop in good order may need a moment for it.
+        until("nothing runs", async || home.processes().await, Vec::is_empty).await;
+        // And nothing is in the way of the next one.
+        home.cli(&["tenant", "create", "acme"]).await.ok();
+    }
+}
+
+#[tokio::test]
+async fn the_service_manager_is_told_when_requests_are_taken_that_they_are_and_that_it_ends() {
+    let home = Home::new();
+    let mut manager = Manager::new();
+    let mut command = home.command();
+    command.args(["serve", "--listen", "127.0.0.1:0"]);
+    let server = Running::start(
+        &mut manager.start(&command),
+        &home.folder.path().join("server.log"),
+    );
+    manager
+        .hears("what it is at", |line| line == "STATUS=starting PostgreSQL")
+        .await;
+    let mut told = Vec::new();
+    let line = manager
+        .hears("where it listens", |line| {
+            told.push(line.to_owned());
+            line.starts_with("STATUS=listening on ")
+        })
+        .await;
+    // PostgreSQL would say so too, long before.
+    assert_eq!(
+        told.iter().filter(|line| *line == "READY=1").count(),
+        1,
+        "{told:?}"
+    );
+    assert_eq!(told[told.len() - 2], "READY=1", "{told:?}");
+    let url = line.strip_prefix("STATUS=listening on ").unwrap();
+    assert!(is_ready(url).await, "who is ready answers");
+    for _ in 0..3 {
+        manager.hears("a sign of life", |line| line == "WATCHDOG=1").await;
+    }
+    assert!(server.terminate(STOP).await.success());
+    manager.hears("it stops", |line| line == "STOPPING=1").await;
 }

@@ -15,7 +15,7 @@ use anyhow::{Context as _, bail};
 use deadpool_postgres::Pool;
 use tokio_postgres::types::Type;
 
-use crate::cluster::{Cluster, Socket};
+use crate::cluster::{self, Cluster, Socket};
 use crate::config::{Database, Options, Usage};
 use crate::data_dir::{DataDir, Held, Purpose};
 use crate::database::Address;
@@ -108,6 +108,18 @@ pub(crate) async fn database_url(options: &Options) -> anyhow::Result<String> {
             Ok(Socket::expected(&data_dir)?.owner_url())
         }
     }
+}
+
+/// After a command that was broken off: stops the private cluster, however far its start had come. If somebody else has
+/// the data directory meanwhile, it is theirs to look after.
+pub(crate) async fn clear_up(options: &Options) -> anyhow::Result<()> {
+    if let Database::Private = options.database()?
+        && let data_dir = options.data_dir()?
+        && let Ok(held) = data_dir.hold(Purpose::Administration)?
+    {
+        cluster::stop_whatever_runs(&data_dir, &held).await?;
+    }
+    Ok(())
 }
 
 /// The owner's address of the private cluster: of the one that a server runs, else of one started for this command.

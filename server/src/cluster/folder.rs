@@ -88,8 +88,10 @@ impl Folder {
             .stdin(Stdio::null())
             .env("LC_ALL", "C");
         for (name, _) in std::env::vars_os() {
-            // PGDATA, PGPORT, PGOPTIONS and their kin would lead the programs elsewhere; our own hold secrets.
-            if name.as_bytes().starts_with(b"PG") || name.as_bytes().starts_with(b"CODITECT_") {
+            // PGDATA, PGPORT, PGOPTIONS and their kin would lead the programs elsewhere; our own hold secrets; and only we
+            // talk to the service manager, to which PostgreSQL would report itself as ready too.
+            let theirs = [&b"PG"[..], b"CODITECT_", b"NOTIFY_SOCKET", b"WATCHDOG_"];
+            if theirs.iter().any(|start| name.as_bytes().starts_with(start)) {
                 command.env_remove(name);
             }
         }

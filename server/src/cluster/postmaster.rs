@@ -40,6 +40,9 @@ const SETTINGS: &[(&str, &str)] = &[
     ("full_page_writes", "on"),
     // Sixteen for the server's pool, the rest for administration, psql and a second server during a change-over.
     ("max_connections", "60"),
+    // Our statements are short, compiling them would cost more than it saves; and the service's unit forbids memory that
+    // is writable and executable.
+    ("jit", "off"),
     // All our sessions speak UTF-8 and UTC; PostgreSQL would else take both from the environment.
     ("timezone", "UTC"),
     // Terse leaves out DETAIL, which repeats the values of rows: what developers wrote is not for the log.
@@ -57,6 +60,16 @@ pub(super) struct Postmaster {
     pid: Pid,
     /// `None` if it was started by a process before us.
     child: Option<Child>,
+}
+
+impl Drop for Postmaster {
+    /// Whoever starts one looks after it until it is stopped. If that was broken off (a signal, a start that takes too
+    /// long), what was started must not go on unowned: it is told to stop in good order, and needs nobody for that.
+    fn drop(&mut self) {
+        if self.child.is_some() && !self.has_ended() {
+            let _ = kill_process(self.pid, Signal::INT);
+        }
+    }
 }
 
 /// What `postmaster.pid` says. It is filled line by line while the server starts.
