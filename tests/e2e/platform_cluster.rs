@@ -319,7 +319,9 @@ async fn a_command_that_is_told_to_stop_while_it_starts_a_cluster_leaves_nothing
                 .into_iter()
                 .any(|entry| entry.file_name().to_string_lossy().starts_with("data.new."))
         }),
-        ("just started", Signal::TERM, |data| data.join("pg/data/PG_VERSION").exists()),
+        ("just started", Signal::TERM, |data| {
+            data.join("pg/data/PG_VERSION").exists()
+        }),
         ("answering", Signal::TERM, |data| {
             let file = std::fs::read_to_string(data.join("pg/data/postmaster.pid"));
             file.is_ok_and(|text| text.contains("ready"))

@@ -5,11 +5,14 @@
 
 mod files;
 mod following;
+mod repeats;
 mod report;
 mod settings;
 mod stream;
 
+use std::collections::HashMap;
 use std::fs::File;
+use std::mem::{self, Discriminant};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +39,7 @@ use crate::sync::{Core, Hint, Millis, Next, Outcome, Step, Trouble};
 use crate::wake::Wake;
 use files::{Facts, Files, Ready};
 use following::Following;
+use repeats::Repeats;
 use report::{Sources, Totals};
 use settings::Settings;
 
@@ -108,6 +112,9 @@ struct Daemon {
     waiting: Vec<(u64, oneshot::Sender<SyncDone>)>,
     next_waiter: u64,
     totals: Totals,
+    /// What each kind of step, and the login, failed with last.
+    failing: HashMap<Discriminant<Step>, Repeats>,
+    login_failing: Repeats,
     status: watch::Sender<Arc<Status>>,
 }
 
@@ -142,6 +149,8 @@ impl Daemon {
             waiting: Vec::new(),
             next_waiter: 0,
             totals: Totals::default(),
+            failing: HashMap::new(),
+            login_failing: Repeats::default(),
             status,
         }
     }
@@ -174,11 +183,7 @@ impl Daemon {
                         () = shutdown.cancelled() => break,
                         outcome = supervisor.during(takes_at_most(&step), self.perform(&step)) => outcome,
                     };
-                    if let Outcome::Failed { code, message, .. } = &outcome {
-                        tracing::warn!(?step, code, message, "a step failed");
-                    } else {
-                        tracing::debug!(?step, ?outcome, "a step is done");
-                    }
+                    self.log(&step, &outcome);
                     self.core.done(self.now(), &step, outcome);
                 }
                 Next::WaitUntil(until) => {
@@ -199,6 +204,20 @@ impl Daemon {
             stream.abort();
         }
         self.following.stop().await;
+    }
+
+    fn log(&mut self, step: &Step, outcome: &Outcome) {
+        let before = self.failing.entry(mem::discriminant(step)).or_default();
+        if let Outcome::Failed { code, message, .. } = outcome {
+            if let Some(times) = before.failed(&format!("{code}: {message}")) {
+                tracing::warn!(?step, code, message, times, "a step failed");
+            }
+        } else {
+            tracing::debug!(?step, ?outcome, "a step is done");
+            if let Some(times) = before.ended() {
+                tracing::info!(?step, times, "a step that failed works again");
+            }
+        }
     }
 
     async fn heed(&mut self, wish: Control, supervisor: &mut Supervisor) {
@@ -493,8 +512,12 @@ impl Daemon {
         self.core
             .hint(self.now(), Hint::Credential(self.client.is_some()));
         if let Some(message) = trouble {
-            tracing::warn!(message);
+            if let Some(times) = self.login_failing.failed(&message) {
+                tracing::warn!(times, message);
+            }
             self.core.login_failed(message);
+        } else {
+            self.login_failing.ended();
         }
     }
 
