@@ -1,41 +1,14 @@
 #!/bin/sh
-# Has a real systemd run the daemon as a user's service, in namespaces of its own, so that no service of this machine is
-# touched and all of it is gone at the end.
+# Has a real systemd run the daemon as a user's service: installed, watched, started again, removed.
 #
-#   sh packaging/test-service.sh PROGRAM URL < TOKEN
+#   sh packaging/with-systemd.sh packaging/test-service.sh PROGRAM URL < TOKEN
 #
-# PROGRAM is a debug build of coditect-sync with fail points, URL and TOKEN lead to a server. Exit code 77: systemd cannot
-# be run here (it takes root and the package systemd), and nothing was tested.
+# PROGRAM is a debug build of coditect-sync with fail points, URL and TOKEN lead to a server.
 set -eu
 
-systemd=/lib/systemd/systemd
+program=$1 url=$2
 # As whom the service runs; the number need not belong to anybody.
 uid=64999
-
-if [ "${1:-}" != inside ]; then
-    [ "$(id -u)" -eq 0 ] && [ -x $systemd ] && command -v unshare >/dev/null && command -v setpriv >/dev/null || exit 77
-    cgroups=
-    for root in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do
-        # Only trees of control groups: the last may be a plain folder of them.
-        [ -e "$root/cgroup.procs" ] && cgroup=$(mktemp -d "$root/coditect-test.XXXXXX") 2>/dev/null || continue
-        cgroups="$cgroups $cgroup"
-    done
-    [ -n "$cgroups" ] || exit 77
-    code=0
-    unshare --mount --pid --fork --kill-child --mount-proc sh "$0" inside "$1" "$2" $cgroups || code=$?
-    # Everybody in there is dead by now; the kernel needs a moment to notice.
-    for cgroup in $cgroups; do
-        tries=0
-        until find "$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null || [ "$tries" -eq 50 ]; do
-            tries=$((tries + 1))
-            sleep 0.1
-        done
-    done
-    exit $code
-fi
-
-program=$2 url=$3
-shift 3
 
 say() { printf '%s\n' "$*"; }
 fail() {
@@ -45,21 +18,14 @@ fail() {
     exit 1
 }
 
-for cgroup; do
-    chown -R $uid:$uid "$cgroup"
-    echo $$ >"$cgroup/cgroup.procs"
-done
-
-# Only this process and its children see what lies here from now on. The first folder tells systemd that it may run.
-mount -t tmpfs -o mode=755 tmpfs /run
-mkdir -p /run/systemd/system
+for cgroup in $CGROUPS; do chown -R $uid:$uid "$cgroup"; done
 # A path that no unit holds without some care.
 odd='/run/my programs 100% $x'
 mkdir "$odd"
 cp "$program" "$odd/coditect-sync"
+cd /
 mkdir -m 700 /run/home /run/user /run/fail
 chown $uid:$uid /run/home /run/user /run/fail
-cd /
 
 as_user() {
     setpriv --reuid $uid --regid $uid --clear-groups env -i PATH="$PATH" HOME=/run/home XDG_RUNTIME_DIR=/run/user "$@"
@@ -101,7 +67,7 @@ expect 3 sync service status
 expect 0 sync service uninstall
 says "removed"
 
-as_user $systemd --user --log-target=console >/run/systemd.log 2>&1 </dev/null &
+as_user /lib/systemd/systemd --user --log-target=console >/run/systemd.log 2>&1 </dev/null &
 tries=0
 until as_user systemctl --user show --property=Version >/dev/null 2>&1; do
     tries=$((tries + 1))

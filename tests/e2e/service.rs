@@ -1,6 +1,7 @@
 //! The daemon as a service: what it tells the service manager, that a loop which hangs is noticed, and that it stops
 //! when it is told to, whatever it is doing.
 
+use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -138,18 +139,42 @@ async fn p1_p2_sigterm_in_the_middle_of_a_push_ends_within_two_seconds_and_loses
 /// `service install`, `status` and `uninstall`, the watchdog, the hardening: all under a real systemd.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_systemd_it_is_installed_watched_restarted_and_removed() {
-    const CANNOT_RUN_HERE: i32 = 77;
     let (server, token) = server().await;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/test-service.sh");
-    let mut command = tokio::process::Command::new("sh");
-    command.arg(script).arg(program("coditect-sync")).arg(&server.url);
-    let done = output(&mut command, &token).await;
-    if done.status.code() == Some(CANNOT_RUN_HERE) {
-        println!("skipped: no systemd can be run here (it takes root and the package systemd)");
-        return;
+    let arguments = [
+        program("coditect-sync").into_os_string(),
+        server.url.clone().into(),
+    ];
+    if with_systemd("test-service.sh", &arguments, &token).await {
+        assert_eq!(server.database.count("context_messages").await, 1);
     }
-    println!("{}", done.ok());
-    assert_eq!(server.database.count("context_messages").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_systemd_the_servers_hardened_unit_runs_with_its_postgresql() {
+    with_systemd(
+        "test-server-unit.sh",
+        &[program("coditect-server").into_os_string()],
+        "",
+    )
+    .await;
+}
+
+/// Runs one of `packaging/`'s scripts where it can start systemd. False: that is not possible on this machine.
+async fn with_systemd(script: &str, arguments: &[OsString], input: &str) -> bool {
+    const CANNOT_RUN_HERE: i32 = 77;
+    let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging");
+    let mut command = tokio::process::Command::new("sh");
+    command
+        .arg(packaging.join("with-systemd.sh"))
+        .arg(packaging.join(script))
+        .args(arguments);
+    let done = output(&mut command, input).await;
+    if done.status.code() == Some(CANNOT_RUN_HERE) {
+        eprintln!("skipped: no systemd can be run here (it takes root and the package systemd)");
+        return false;
+    }
+    eprintln!("{}", done.ok());
+    true
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
