@@ -60,6 +60,12 @@ pub fn holds(conn: &Connection, key: &RowKey) -> rusqlite::Result<bool> {
         .exists(rusqlite::params![key.table.name(), key.key])
 }
 
+pub fn count(conn: &Connection) -> rusqlite::Result<u64> {
+    conn.prepare_cached("SELECT count(*) FROM sync_excluded")?
+        .query_row([], |row| row.get::<_, i64>(0))
+        .map(i64::unsigned_abs)
+}
+
 pub fn entry(conn: &Connection, key: &RowKey) -> rusqlite::Result<Option<Entry>> {
     conn.prepare_cached("SELECT project, at FROM sync_excluded WHERE table_name = ?1 AND row_id IS ?2")?
         .query_row(rusqlite::params![key.table.name(), key.key], |row| {

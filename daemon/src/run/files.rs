@@ -1,5 +1,6 @@
 //! The blocking side of the loop: every step that reads or writes context.db or our state file, one hop each.
 
+use std::cell::Cell;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -48,6 +49,9 @@ pub(super) struct Files {
     hardware_id: String,
     policy: Arc<Policy>,
     rejudge: Rejudge,
+    /// Rows kept back, counted when this connection had made so many changes; nobody else writes that table, and with
+    /// everything kept back it may have a million rows.
+    excluded: Cell<Option<(u64, u64)>>,
     capture: CaptureHealth,
     /// Records of a batch, by the time that the last ones took.
     batch_rows: usize,
@@ -93,6 +97,7 @@ impl Files {
             hardware_id,
             policy,
             rejudge: Rejudge::default(),
+            excluded: Cell::new(None),
             capture,
             batch_rows: BATCH_ROWS,
         })
@@ -395,7 +400,7 @@ impl Files {
             oldest_queued_at,
             quarantined,
             refused,
-            excluded: count("SELECT count(*) FROM sync_excluded")?,
+            excluded: self.excluded()?,
             links_parked: count("SELECT count(*) FROM sync_links_parked")?,
             links_waiting: count("SELECT count(*) FROM sync_links_waiting")?,
             notes: notes
@@ -464,6 +469,18 @@ impl Files {
             self.state.retire_batch()?;
         }
         Ok(())
+    }
+
+    fn excluded(&self) -> rusqlite::Result<u64> {
+        let changes = self.store.conn().total_changes();
+        if let Some((at, count)) = self.excluded.get()
+            && at == changes
+        {
+            return Ok(count);
+        }
+        let count = projects::excluded::count(self.store.conn())?;
+        self.excluded.set(Some((changes, count)));
+        Ok(count)
     }
 
     /// All batches that may have arrived under the next push_seq.
