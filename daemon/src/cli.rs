@@ -197,8 +197,7 @@ pub enum Command {
     /// Read a session: what was said, thought and done in it, in order
     Show(Show),
     /// See which projects are sent and which stay here, and decide it
-    #[command(subcommand)]
-    Projects(Projects),
+    Projects(ProjectsArgs),
     /// Look at rows that were refused, or try them again
     #[command(subcommand)]
     Quarantine(Quarantine),
@@ -452,6 +451,16 @@ pub struct Why {
     #[arg(required = true, num_args = 1..=2, value_name = "ID")]
     pub ids: Vec<String>,
     /// Print the facts as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct ProjectsArgs {
+    #[command(subcommand)]
+    pub what: Option<Projects>,
+    /// Print the list as JSON
     #[arg(long)]
     pub json: bool,
 }

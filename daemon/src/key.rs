@@ -84,12 +84,12 @@ impl RowKey {
     }
 
     /// Takes the row's entries up to `seq` off the outbox; newer ones stay, since they speak of a newer change.
-    pub fn unqueue(&self, tx: &Connection, seq: i64) -> rusqlite::Result<()> {
+    /// Gives their number.
+    pub fn unqueue(&self, tx: &Connection, seq: i64) -> rusqlite::Result<usize> {
         tx.prepare_cached(
             "DELETE FROM sync_queue WHERE table_name = ?1 AND row_id IS ?2 AND row_id2 IS ?3 AND seq <= ?4",
         )?
-        .execute(rusqlite::params![self.table.name(), self.key, self.key2, seq])?;
-        Ok(())
+        .execute(rusqlite::params![self.table.name(), self.key, self.key2, seq])
     }
 
     pub fn queue(&self, tx: &Connection, op: &str) -> rusqlite::Result<()> {

@@ -9,11 +9,10 @@ use rusqlite::Connection;
 
 use super::ApplyError;
 use super::applier::Applier;
-use super::link::{link_identity, set_link_acked};
+use super::link::{link_identity, link_key, set_link_acked};
 use crate::identity::{self, Acked};
 use crate::key::{RowKey, Table};
 use crate::outbox::Batch;
-use crate::projects::excluded;
 
 /// A stub of what this file can neither have sent nor had acknowledged tells that another life of it did.
 pub(super) fn foreign_stub(
@@ -88,8 +87,10 @@ impl Applier<'_> {
                     version,
                     stamp: stamp.max(identity.acked.stamp),
                 };
-                if let Some(row_id) = identity.row_id {
-                    excluded::look_again(self.tx, &RowKey::message(row_id))?;
+                if let Some(row_id) = identity.row_id
+                    && identity.acked.hash != Some(*content_hash)
+                {
+                    self.look_again(&RowKey::message(row_id))?;
                 }
                 Ok(identity::set_message_acked(self.tx, identity.ident, &acked)?)
             }
@@ -106,7 +107,9 @@ impl Applier<'_> {
                     version,
                     stamp,
                 };
-                excluded::look_again(self.tx, &RowKey::task(&identity.local_id))?;
+                if identity.acked.hash != Some(*content_hash) {
+                    self.look_again(&RowKey::task(&identity.local_id))?;
+                }
                 Ok(identity::set_task_acked(self.tx, identity.ident, &acked)?)
             }
             Stub::Link {
@@ -119,12 +122,25 @@ impl Applier<'_> {
                 let message = identity::message_by_origin(self.tx, message)?;
                 if let (Some(task), Some(message)) = (task, message) {
                     let link = link_identity(self.tx, task.ident, message.ident)?;
-                    if !link.acked {
+                    if !link.acked || link.stamp < stamp {
+                        if (link.acked, link.acked_sequence) != (true, *sequence)
+                            && let Some(key) = link_key(self.tx, link.ident)?
+                        {
+                            self.look_again(&key)?;
+                        }
                         set_link_acked(self.tx, link.ident, *sequence, stamp)?;
                     }
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// The change may have ended before it was known that this version had arrived: the row is compared once more.
+    fn look_again(&self, key: &RowKey) -> rusqlite::Result<()> {
+        match key.is_pending(self.tx)? {
+            true => Ok(()),
+            false => key.queue(self.tx, "scan"),
         }
     }
 }

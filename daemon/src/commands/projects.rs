@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::daemon::Daemon;
 use crate::browse::moment;
-use crate::cli::{self, Projects, Setup};
+use crate::cli::{self, Projects, ProjectsArgs, Setup};
 use crate::config::{self, Config, Overrides};
 use crate::output::{self, Fault, remark};
 use crate::paths::make_private_folder;
@@ -31,11 +31,12 @@ const COLUMNS: [Column; 9] = [
     column("BY", Align::Left, usize::MAX),
 ];
 
-pub(super) async fn run(args: Projects, setup: Setup) -> Result<(), Fault> {
-    match args {
-        Projects::List(args) => list(args.json, &setup),
-        Projects::Include(args) => decide(List::Include, &args, setup).await,
-        Projects::Exclude(args) => decide(List::Exclude, &args, setup).await,
+pub(super) async fn run(args: ProjectsArgs, setup: Setup) -> Result<(), Fault> {
+    match args.what {
+        None => list(args.json, &setup),
+        Some(Projects::List(args)) => list(args.json, &setup),
+        Some(Projects::Include(args)) => decide(List::Include, &args, setup).await,
+        Some(Projects::Exclude(args)) => decide(List::Exclude, &args, setup).await,
     }
 }
 

@@ -126,7 +126,7 @@ impl Builder<'_> {
             (Table::TaskTracking, _) => self.add_task(key, covered, recovering),
             (Table::TaskMessages, _) => self.add_link(key, covered, recovering),
             // A message's key is always an integer; anything else was put there by hand.
-            (Table::Messages, _) => Ok(key.unqueue(self.tx, covered)?),
+            (Table::Messages, _) => Ok(key.unqueue(self.tx, covered).map(drop)?),
         }
     }
 
@@ -252,7 +252,7 @@ impl Builder<'_> {
         let (tx, task_id) = (self.tx, Value::from(key.key.clone()));
         let KeyPart::Int(message_id) = key.key2 else {
             // A link to no message, or to a text: nothing on another device could answer to it.
-            return Ok(key.unqueue(tx, covered)?);
+            return Ok(key.unqueue(tx, covered).map(drop)?);
         };
         let Some(sequence) = self.owner.read_link(tx, &task_id, message_id)? else {
             if let Some(link) = link_of_rows(tx, &task_id, message_id)? {

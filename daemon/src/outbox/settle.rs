@@ -5,7 +5,6 @@ use crate::apply::{self, ApplyError};
 use crate::identity::{self, Acked};
 use crate::key::Table;
 use crate::owner::Owner;
-use crate::projects::excluded;
 use crate::quarantine;
 use crate::rules::{Rule, holds};
 use crate::store::set_value;
@@ -138,7 +137,11 @@ fn end(
     } else {
         i64::MAX
     };
-    sent.key.unqueue(tx, covered)?;
+    if sent.key.unqueue(tx, covered)? == 0 && !sent.key.is_pending(tx)? {
+        // The batch was not in flight any more, and the change has ended otherwise: its project was excluded, or the row
+        // was back at what had been acknowledged before. How it stands to what is acknowledged now, the next look tells.
+        sent.key.queue(tx, "scan")?;
+    }
     apply::end_of_change(tx, owner, context, &sent.key, sent.ident, force)
 }
 
@@ -161,8 +164,6 @@ fn acknowledge(tx: &Connection, sent: &Sent, stamp: Stamp) -> rusqlite::Result<(
         }
         Table::TaskMessages => apply::set_link_acked(tx, sent.ident, sent.version, stamp)?,
     }
-    // Sent before its project was excluded: there may be nothing to keep back.
-    excluded::look_again(tx, &sent.key)?;
     quarantine::lift(tx, &sent.key)
 }
 

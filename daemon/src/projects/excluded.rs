@@ -77,14 +77,6 @@ pub fn entry(conn: &Connection, key: &RowKey) -> rusqlite::Result<Option<Entry>>
         .optional()
 }
 
-/// The cloud may have the row as it stands, which the next look at it tells.
-pub fn look_again(tx: &Connection, key: &RowKey) -> rusqlite::Result<()> {
-    if holds(tx, key)? {
-        key.queue(tx, "scan")?;
-    }
-    Ok(())
-}
-
 /// Rows of a session whose project has been named only now are judged again.
 pub(super) fn queue_session(tx: &Connection, session: &str) -> rusqlite::Result<()> {
     tx.prepare_cached(

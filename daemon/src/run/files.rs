@@ -183,6 +183,11 @@ impl Files {
 
     /// Builds a batch and persists it before anything of it is sent.
     pub(super) fn build(&mut self, limits: BatchLimits) -> anyhow::Result<Outcome> {
+        if projects::is_due(self.store.conn(), &self.policy.projects)? {
+            // The file is judged anew first: by whatever a batch is built, the file says that it was judged by that. Else
+            // settings that change to and fro would leave one behind that nobody looks at.
+            return Ok(Outcome::Built(self.view()?));
+        }
         let context = self.context_of_binding()?;
         let limits = BatchLimits {
             rows: limits.rows.min(self.batch_rows),

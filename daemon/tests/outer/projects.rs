@@ -74,6 +74,11 @@ fn projects_are_listed_with_what_is_in_them_and_the_newest_first() {
         text.contains("harbour  included") && text.contains("2026-11-02") && text.contains("2 to send"),
         "{text}"
     );
+    assert_eq!(
+        stdout(&home.run(&["projects"])),
+        text,
+        "to list is what it does by itself"
+    );
     assert!(
         stdout(&Home::new().run(&["projects", "list"])).contains("no project"),
         "an empty home"

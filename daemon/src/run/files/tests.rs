@@ -295,8 +295,9 @@ impl Desk {
         self.core.hint(self.now, Hint::SyncRequested { waiter: None });
         for _ in 0..2_000 {
             self.turn(false, false);
+            // With nothing left to do, also not to ask what became of a batch that is not sent any more.
             if self.core.state() == crate::status::State::InSync
-                && self.core.next(self.now) != Next::Do(Step::Look)
+                && matches!(self.core.next(self.now), Next::WaitUntil(_))
             {
                 return;
             }
@@ -417,6 +418,59 @@ proptest! {
         }
         prop_assert_eq!(excluded, kept_back, "what differs from the cloud is kept back, and nothing else");
     }
+}
+
+/// As the owner writes, and the daemon sends while answers come.
+fn write_and_send(desk: &mut Desk, sql: &str) {
+    desk.owner.execute_batch(sql).unwrap();
+    desk.settle_all();
+}
+
+#[test]
+fn p1_p12_a_change_taken_back_while_a_batch_that_steps_behind_arrives_late_is_sent() {
+    let mut desk = Desk::new();
+    write_and_send(
+        &mut desk,
+        "INSERT INTO messages (session_id, role, content, hash) VALUES ('s', 'user', 'first', 'h')",
+    );
+    desk.owner
+        .execute_batch("UPDATE messages SET content = 'second'")
+        .unwrap();
+    let limits = BatchLimits {
+        rows: 3,
+        bytes: 1 << 20,
+    };
+    desk.files.build(limits).unwrap();
+    let ready = desk.files.ready().unwrap().unwrap();
+    desk.cloud.push(&ready.batch);
+    desk.files.defer().unwrap();
+    desk.kill();
+    write_and_send(&mut desk, "UPDATE messages SET content = 'first'");
+    let hashes: Vec<ContentHash> = desk.cloud.rows.values().map(|(hash, _)| *hash).collect();
+    assert_eq!(hashes, [message_hash(TENANT, "s", "first")]);
+}
+
+#[test]
+fn settings_that_change_to_and_fro_leave_no_batch_behind_that_must_stay() {
+    let mut desk = Desk::new();
+    desk.settle_all();
+    desk.exclude(&["open"]);
+    desk.settle_all();
+    desk.exclude(&[]);
+    desk.owner
+        .execute_batch(
+            r#"INSERT INTO messages (session_id, role, content, hash, agent_context)
+               VALUES ('open', 'user', 'c', 'h', '{"project":"open"}')"#,
+        )
+        .unwrap();
+    let limits = BatchLimits {
+        rows: 3,
+        bytes: 1 << 20,
+    };
+    desk.files.build(limits).unwrap();
+    desk.exclude(&["open"]);
+    desk.settle_all();
+    assert!(desk.cloud.rows.is_empty());
 }
 
 #[test]
