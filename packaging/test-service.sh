@@ -143,3 +143,19 @@ says "context.db"
 [ -f /run/home/.local/share/coditect/context.db ] || fail "the data went"
 expect 0 sync service uninstall
 says "no service is installed"
+
+say "a unit that a package brought is shown, and stopped but not removed"
+packaged=/run/home/.local/share/systemd/user/coditect-sync.service
+as_user mkdir -p "${packaged%/*}"
+printf '[Service]\nType=notify\nExecStart="%s" run\n[Install]\nWantedBy=default.target\n' \
+    "/run/my programs 100%% \$x/coditect-sync" >"$packaged"
+chmod 644 "$packaged"
+as_user systemctl --user daemon-reload
+as_user systemctl --user enable --now coditect-sync.service 2>/dev/null
+expect 0 sync service status
+says "$packaged"
+says "(this one)"
+expect 0 sync service uninstall
+says "belongs to a package"
+[ "$(shown ActiveState)" = inactive ] || fail "it still runs"
+[ -f "$packaged" ] || fail "the package's file went"

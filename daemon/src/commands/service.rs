@@ -90,11 +90,18 @@ fn wait_until_up(manager: Manager) -> anyhow::Result<Live> {
 
 fn uninstall(manager: Manager, json: bool, setup: &Setup) -> Result<(), Fault> {
     let reachable = manager.refuse_if_absent();
-    let known = manager.unit_path()?.exists();
+    let ours = manager.unit_path()?;
+    let used = match reachable {
+        Ok(()) => manager.live()?.unit,
+        Err(_) => None,
+    };
+    let known = ours.exists() || used.is_some();
     if reachable.is_ok() && known {
         manager.stop()?;
     }
     let removed = manager.remove()?;
+    // It stays, but starts nothing any more.
+    let packaged = used.filter(|used| *used != ours);
     let paths = &setup.paths;
     let kept: Vec<&PathBuf> = [
         &paths.context_db,
@@ -107,11 +114,15 @@ fn uninstall(manager: Manager, json: bool, setup: &Setup) -> Result<(), Fault> {
     .filter(|path| path.exists())
     .collect();
     if json {
-        return output::json(&json!({"removed": removed, "kept": kept}));
+        return output::json(&json!({"removed": removed, "stopped": packaged, "kept": kept}));
     }
-    let mut text = match removed {
-        true => "the service is stopped and removed\n".to_owned(),
-        false => "no service is installed\n".to_owned(),
+    let mut text = match (removed, &packaged) {
+        (true, _) => "the service is stopped and removed\n".to_owned(),
+        (false, Some(unit)) => format!(
+            "the service is stopped, and starts no more by itself; its file {} belongs to a package\n",
+            unit.display()
+        ),
+        (false, None) => "no service is installed\n".to_owned(),
     };
     if let (true, Err(error)) = (removed, reachable) {
         let _ = writeln!(

@@ -101,6 +101,7 @@ fn read(printed: &str) -> Live {
         pid: value("pid").and_then(|pid| pid.parse().ok()),
         since: None,
         says: None,
+        unit: None,
     }
 }
 

@@ -72,6 +72,9 @@ pub(crate) struct Live {
     pub since: Option<String>,
     /// The daemon's own line on how things stand.
     pub says: Option<String>,
+    /// The file that the manager goes by, which a package may have brought. None: it knows of none, or does not say.
+    #[serde(skip)]
+    pub unit: Option<PathBuf>,
 }
 
 impl Manager {
@@ -159,16 +162,20 @@ impl Manager {
     }
 
     pub(crate) fn standing(self, this: &Path) -> anyhow::Result<Standing> {
-        let unit = self.unit_path()?;
+        let (live, trouble) = match self.refuse_if_absent().and_then(|()| self.live()) {
+            Ok(live) => (Some(live), None),
+            Err(error) => (None, Some(format!("{error:#}"))),
+        };
+        let used = live.as_ref().and_then(|live| live.unit.clone());
+        let unit = match used {
+            Some(used) => used,
+            None => self.unit_path()?,
+        };
         let text = std::fs::read_to_string(&unit).ok();
         let program = text.as_deref().and_then(|text| match self {
             Manager::Systemd => systemd::program_of(text),
             Manager::Launchd => launchd::program_of(text),
         });
-        let (live, trouble) = match self.refuse_if_absent().and_then(|()| self.live()) {
-            Ok(live) => (Some(live), None),
-            Err(error) => (None, Some(format!("{error:#}"))),
-        };
         Ok(Standing {
             manager: self,
             unit,

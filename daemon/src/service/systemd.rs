@@ -101,7 +101,7 @@ pub(super) fn live() -> anyhow::Result<Live> {
     let shown = systemctl(&[
         "show",
         UNIT,
-        "--property=UnitFileState,ActiveState,SubState,MainPID,ActiveEnterTimestamp,StatusText,NRestarts",
+        "--property=FragmentPath,UnitFileState,ActiveState,SubState,MainPID,ActiveEnterTimestamp,StatusText",
     ])?;
     Ok(read(&shown))
 }
@@ -127,6 +127,7 @@ fn read(shown: &str) -> Live {
             .filter(|pid| *pid != 0),
         since: value("ActiveEnterTimestamp"),
         says: value("StatusText"),
+        unit: value("FragmentPath").map(PathBuf::from),
     }
 }
 
@@ -230,13 +231,16 @@ mod tests {
     #[test]
     fn what_systemctl_shows_is_understood() {
         let up = "UnitFileState=enabled\nActiveState=active\nSubState=running\nMainPID=7\nStatusText=in sync\n\
-                  ActiveEnterTimestamp=Tue 2026-11-24 12:00:00 UTC\nNRestarts=0\n";
+                  ActiveEnterTimestamp=Tue 2026-11-24 12:00:00 UTC\nFragmentPath=/u/c.service\n";
         let live = read(up);
         assert!(live.enabled && live.is_running && !live.is_failing);
         assert_eq!((live.pid, live.says.as_deref()), (Some(7), Some("in sync")));
-        let gone = read("UnitFileState=\nActiveState=inactive\nSubState=dead\nMainPID=0\nStatusText=\n");
+        assert_eq!(live.unit, Some("/u/c.service".into()));
+        let gone = read(
+            "FragmentPath=\nUnitFileState=\nActiveState=inactive\nSubState=dead\nMainPID=0\nStatusText=\n",
+        );
         assert!(!gone.enabled && !gone.is_running && !gone.is_failing);
-        assert_eq!((gone.pid, gone.says), (None, None));
+        assert_eq!((gone.pid, gone.says, gone.unit), (None, None, None));
         assert!(read("ActiveState=activating\nSubState=auto-restart\n").is_failing);
         assert!(!read("ActiveState=activating\nSubState=start\n").is_failing);
     }
