@@ -53,6 +53,7 @@ mod network;
 mod offline_tasks;
 mod poison;
 mod projects;
+mod redaction;
 mod service;
 mod service_units;
 mod show;

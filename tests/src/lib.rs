@@ -6,6 +6,7 @@
 pub mod isolation;
 pub mod postgres;
 pub mod program;
+pub mod secrets;
 pub mod server;
 
 pub mod api;
