@@ -8,9 +8,11 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
 use crate::outbox::Batch;
+use crate::redaction::Redacted;
 use crate::rules::{Rule, holds};
 
 const SCHEMA: &str = "
@@ -134,6 +136,41 @@ impl State {
         Ok(())
     }
 
+    /// The batch is settled, and what was redacted in it counts as sent.
+    pub fn end_batch(&mut self, batch: &Batch, now: Timestamp) -> anyhow::Result<()> {
+        let counts = redacted_in(batch);
+        if counts.rows == 0 {
+            return self.clear_batch();
+        }
+        let mut total = self.redacted()?;
+        total.since.get_or_insert(now);
+        total.add(&counts);
+        self.write_end(&total).with_context(|| self.writing())
+    }
+
+    fn write_end(&mut self, redacted: &Redacted) -> anyhow::Result<()> {
+        let tx = self.conn.transaction()?;
+        tx.execute("DELETE FROM batch", [])?;
+        tx.execute(
+            "INSERT OR REPLACE INTO value (key, value) VALUES ('redacted', ?1)",
+            [serde_json::to_string(redacted)?],
+        )?;
+        Ok(tx.commit()?)
+    }
+
+    /// What was redacted in all that was sent since this file was made.
+    pub fn redacted(&self) -> anyhow::Result<Redacted> {
+        let text: Option<String> = self
+            .conn
+            .prepare_cached("SELECT value FROM value WHERE key = 'redacted'")?
+            .query_row([], |row| row.get(0))
+            .optional()?;
+        // Counts of another version are no reason to stop.
+        Ok(text
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .unwrap_or_default())
+    }
+
     /// The batch is not sent any more, but may have arrived: it stays as a variant of its push_seq.
     pub fn retire_batch(&mut self) -> anyhow::Result<()> {
         self.conn
@@ -190,6 +227,19 @@ pub fn batch_in_flight(path: &Path) -> anyhow::Result<Option<Batch>> {
         .optional()
         .with_context(doing)?;
     Ok(meta.and_then(|meta| parsed(&meta, Vec::new())))
+}
+
+fn redacted_in(batch: &Batch) -> Redacted {
+    let mut counts = Redacted::default();
+    for findings in batch.records.iter().map(|sent| &sent.findings) {
+        counts.add(&Redacted {
+            since: None,
+            rows: u64::from(!findings.is_empty()),
+            findings: findings.values().sum(),
+            kinds: findings.clone(),
+        });
+    }
+    counts
 }
 
 fn parsed(meta: &str, body: Vec<u8>) -> Option<Batch> {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::account::Account;
 use crate::credential::CredentialStore;
+use crate::redaction::Redacted;
 pub use headline::headline;
 pub use next::{Next, Situation, next};
 pub use render::{Line, age, counted, grouped, page, render};
@@ -42,6 +43,9 @@ pub struct Status {
     pub outbox: OutboxStatus,
     pub push: PushStatus,
     pub pull: PullStatus,
+    /// Secrets that were taken out of what was sent.
+    #[serde(default)]
+    pub redaction: Redacted,
     pub license: LicenseStatus,
     #[serde(default)]
     pub config: ConfigStatus,
@@ -218,6 +222,7 @@ impl Status {
             outbox: OutboxStatus::default(),
             push: PushStatus::default(),
             pull: PullStatus::default(),
+            redaction: Redacted::default(),
             license: LicenseStatus::default(),
             config: ConfigStatus::default(),
             ingest: IngestStatus::default(),

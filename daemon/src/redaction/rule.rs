@@ -69,7 +69,7 @@ pub(super) fn built_in() -> impl Iterator<Item = Rule> {
             .replace("{value}", VALUE),
         kind: rule.kind,
         what: rule.what,
-        hint: rule.hint,
+        hint: rule.hint.replace("{start}", START),
         check: rule.check,
         lines: rule.lines,
         own: false,

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use coditect_shared::TenantId;
 use coditect_shared::limits::BATCH_ROWS;
 use coditect_shared::wire::{PullPage, PullQuery, PushAnswer, PushConflict};
+use jiff::Timestamp;
 
 use crate::apply::{self, Applied, ApplyError};
 use crate::capture::{self, CaptureHealth};
@@ -20,6 +21,7 @@ use crate::owner::ShapeError;
 use crate::policy::Policy;
 use crate::projects::{self, Rejudge};
 use crate::quarantine::{self, Refused};
+use crate::redaction::Redacted;
 use crate::state::State;
 use crate::status::{self, Capture, QUARANTINE_NOTES_MAX, QuarantineNote};
 use crate::store::{self, Store, StoreError};
@@ -69,6 +71,7 @@ pub(super) struct Facts {
     pub refused: u64,
     /// Rows of excluded projects that are only here.
     pub excluded: u64,
+    pub redacted: Redacted,
     pub links_parked: u64,
     pub links_waiting: u64,
     pub notes: Vec<QuarantineNote>,
@@ -249,7 +252,10 @@ impl Files {
             }
             outbox::settle(tx, owner, &context, batch, answer)
         })?;
-        self.state.clear_batch()?;
+        match settled == Settled::default() {
+            true => self.state.clear_batch()?,
+            false => self.state.end_batch(batch, Timestamp::now())?,
+        }
         Ok((
             Outcome::Settled {
                 view: self.view()?,
@@ -406,6 +412,7 @@ impl Files {
             quarantined,
             refused,
             excluded: self.excluded()?,
+            redacted: self.state.redacted()?,
             links_parked: count("SELECT count(*) FROM sync_links_parked")?,
             links_waiting: count("SELECT count(*) FROM sync_links_waiting")?,
             notes: notes

@@ -85,6 +85,7 @@ pub(super) fn report(sources: Sources<'_>, before: &Status, now: Timestamp, now_
             last_success_at: totals.last_pull,
             rows_total: totals.pulled,
         },
+        redaction: facts.map(|facts| facts.redacted.clone()).unwrap_or_default(),
         license: LicenseStatus::default(),
         config: settings.status().clone(),
         ingest: following.status(),

@@ -14,9 +14,9 @@ const LABEL_WIDTH: usize = 9;
 const TEXT_INDENT: usize = 2 + LABEL_WIDTH + 1;
 
 /// In the order of the page. A section without anything to tell has no lines.
-const SECTIONS: [Section; 13] = [
-    account, credential, file, settings, following, sent, received, waiting, held, excluded, refused, error,
-    next,
+const SECTIONS: [Section; 14] = [
+    account, credential, file, settings, following, sent, redacted, received, waiting, held, excluded,
+    refused, error, next,
 ];
 
 type Section = fn(&Status, Timestamp) -> Vec<Line>;
@@ -303,6 +303,33 @@ fn traffic(label: &'static str, rows: u64, last: &str, at: Option<Timestamp>, no
         ),
     };
     Line::new(label, text)
+}
+
+fn redacted(status: &Status, _: Timestamp) -> Vec<Line> {
+    /// The most frequent kinds say what it is about.
+    const KINDS_SHOWN: usize = 3;
+
+    let redaction = &status.redaction;
+    if redaction.rows == 0 {
+        return Vec::new();
+    }
+    let mut kinds: Vec<(&String, &u64)> = redaction.kinds.iter().collect();
+    kinds.sort_by_key(|(kind, count)| (std::cmp::Reverse(**count), *kind));
+    let mut shown: Vec<String> = kinds
+        .iter()
+        .take(KINDS_SHOWN)
+        .map(|(kind, count)| format!("{} {kind}", grouped(**count)))
+        .collect();
+    if kinds.len() > KINDS_SHOWN {
+        shown.push("…".into());
+    }
+    let text = format!(
+        "{} in {}: {}",
+        counted(redaction.findings, "secret", "secrets"),
+        counted(redaction.rows, "row", "rows"),
+        shown.join(", ")
+    );
+    vec![Line::new("redacted", text)]
 }
 
 fn waiting(status: &Status, _: Timestamp) -> Vec<Line> {

@@ -216,3 +216,18 @@ fn settings_that_do_not_hold_are_told() {
     assert!(text.contains("settings  /h/config.toml, line 7"), "{text}");
     assert!(text.contains("settings  context_db waits"), "{text}");
 }
+
+#[test]
+fn what_was_redacted_is_counted_in_one_line() {
+    let mut status = in_sync();
+    assert!(!shown(&status, at(1)).contains("redacted"));
+    status.redaction.rows = 2;
+    status.redaction.findings = 8;
+    let kinds = [("a", 1), ("b", 4), ("c", 1), ("d", 2)];
+    status.redaction.kinds = kinds.map(|(kind, count)| (kind.to_owned(), count)).into();
+    let text = shown(&status, at(1));
+    assert!(
+        text.contains("  redacted  8 secrets in 2 rows: 4 b, 2 d, 1 a, …\n"),
+        "{text}"
+    );
+}
