@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::audit::reads::Reads;
 use crate::error::ApiError;
 use crate::events::Heads;
+use crate::external::External;
 use crate::keys::Issuer;
 use crate::limits;
 use crate::membership::Memberships;
@@ -55,6 +56,8 @@ pub struct AppState {
     pub instance_id: Uuid,
     /// Turns true when the server stops: whoever holds a request open for long ends it then.
     pub stopping: watch::Receiver<bool>,
+    /// Other issuers whose access tokens are believed.
+    pub external: External,
     /// How long clients may keep us waiting.
     pub patience: Patience,
     /// How many requests each device has made of late.
@@ -75,6 +78,7 @@ impl AppState {
             keys,
             instance_id,
             stopping,
+            external: External::default(),
             patience: Patience::default(),
             rates: Arc::default(),
             stop: Arc::new(stop),

@@ -1,7 +1,7 @@
 //! From a bearer token to a [`Caller`]: who asks, for which tenant, and what the role lets them do.
 //!
-//! A token is a JWT signed with EdDSA by this server's own key ([`crate::keys`]) and nothing else: the algorithm is
-//! ours to choose, never the token's. Whoever holds one is believed until it expires, which is why it lives shortly.
+//! A token is a JWT signed with EdDSA by a key of this server's own ([`crate::keys`]), or, for services, by another issuer
+//! that the operator named ([`crate::external`]): the algorithm is ours to choose, never the token's. Whoever holds one is believed until it expires, which is why it lives shortly.
 
 use std::str::FromStr as _;
 use std::time::{Duration, Instant};
@@ -121,9 +121,14 @@ pub fn verify(issuer: &Issuer, token: &str) -> Result<Caller, ApiError> {
 /// Who asks, by the bearer token, with the role that the membership has now.
 ///
 /// # Errors
-/// 401 without a good token, and with `membership_ended` for whoever is no member; 429 above the device's rate; 503 if the database is away.
+/// 401 without a good token, and with `membership_ended` for whoever is no member; 429 above the device's rate; 503 if
+/// the database is away.
 pub(crate) async fn authenticate(state: &AppState, headers: &HeaderMap) -> Result<Caller, ApiError> {
-    let said = verify(&state.keys, bearer(headers)?)?;
+    let token = bearer(headers)?;
+    let said = match state.external.named_by(token) {
+        Some(issuer) => issuer.caller(state, token).await?,
+        None => verify(&state.keys, token)?,
+    };
     // What is no device id is refused by the routes that need one.
     let device = Device::of(headers).ok().map(|device| device.0);
     state

@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::admin;
 use crate::auth::Role;
-use crate::config::{DEFAULT_LISTEN, Options, TlsFiles, Usage};
+use crate::config::{DEFAULT_LISTEN, Issuers, Options, TlsFiles, Usage};
 use crate::database::Unreachable;
 use crate::serve;
 use crate::stop::StopSignal;
@@ -42,6 +42,8 @@ enum Command {
         listen: SocketAddr,
         #[command(flatten)]
         tls: TlsFiles,
+        #[command(flatten)]
+        issuers: Issuers,
         /// Leave the schema alone; refuse to start if it is not up to date
         #[arg(long)]
         no_migrate: bool,
@@ -79,6 +81,14 @@ enum Command {
 enum Tenant {
     /// Make a tenant
     Create { name: String },
+    /// Change what holds for a tenant
+    Set {
+        /// Name or id
+        name: String,
+        /// Whether the first login by another issuer's token makes the user
+        #[arg(long, value_name = "on|off", value_parser = switch, action = clap::ArgAction::Set)]
+        first_login: bool,
+    },
     /// Delete a tenant with all that is its own, for good; its audit record stays
     Delete {
         /// Name or id
@@ -99,6 +109,19 @@ enum User {
         tenant: String,
         #[arg(long, value_enum, default_value = "member")]
         role: Role,
+    },
+    /// Let another issuer's subject be a user, without a first login that makes one
+    Link {
+        email: String,
+        /// Name of the tenant
+        #[arg(long)]
+        tenant: String,
+        /// As it stands in the tokens (iss)
+        #[arg(long, value_name = "URL")]
+        issuer: String,
+        /// As it stands in the tokens (sub)
+        #[arg(long)]
+        subject: String,
     },
 }
 
@@ -168,8 +191,9 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Serve {
             listen,
             tls,
+            issuers,
             no_migrate,
-        } => serve::run(options, *listen, tls, !no_migrate).await,
+        } => serve::run(options, *listen, tls, issuers, !no_migrate).await,
         Command::Migrate => {
             let done = admin::migrate(options).await?;
             print(options, &done, &format!("schema version {}", done.to))
@@ -199,6 +223,28 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
                     "user {} {} ({} of {})",
                     made.email, made.user_id, made.role, made.tenant
                 ),
+            )
+        }
+        Command::Tenant(Tenant::Set { name, first_login }) => {
+            let set = admin::tenant::set_first_login(options, name, *first_login).await?;
+            let word = if *first_login { "makes" } else { "does not make" };
+            print(
+                options,
+                &set,
+                &format!("the first login at {} {word} a user", set.name),
+            )
+        }
+        Command::User(User::Link {
+            email,
+            tenant,
+            issuer,
+            subject,
+        }) => {
+            let linked = admin::user::link(options, email, tenant, issuer, subject).await?;
+            print(
+                options,
+                &linked,
+                &format!("{subject} of {issuer} is {email} of {}", linked.tenant),
             )
         }
         Command::Token(Token::Issue { user, tenant, ttl }) => {
@@ -286,6 +332,14 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         3
     } else {
         1
+    }
+}
+
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("expected on or off".to_owned()),
     }
 }
 

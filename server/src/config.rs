@@ -6,6 +6,7 @@ use anyhow::Context as _;
 
 use crate::data_dir::{self, DataDir};
 use crate::database::Address;
+use crate::external::{self, External};
 use crate::tls::Tls;
 
 /// Where `serve` listens unless told otherwise.
@@ -45,6 +46,36 @@ pub struct Options {
     /// Print results as JSON
     #[arg(long, global = true)]
     pub json: bool,
+}
+
+/// Issuers of access tokens beside the built-in one.
+#[derive(clap::Args, Debug)]
+pub struct Issuers {
+    /// Take access tokens of this OpenID provider too, for services
+    #[arg(long, env = "CODITECT_ISSUER", value_name = "URL", requires = "audience")]
+    issuer: Option<String>,
+
+    /// What its tokens must be meant for
+    #[arg(long, env = "CODITECT_AUDIENCE", value_name = "AUD", requires = "issuer")]
+    audience: Option<String>,
+
+    /// Several providers, in TOML: [[issuer]] with url, audience = ["…"], and perhaps tenant, tenant_claim, role_claim, email_claim
+    #[arg(long, env = "CODITECT_ISSUERS", value_name = "FILE")]
+    issuers: Option<PathBuf>,
+}
+
+impl Issuers {
+    /// Reads them.
+    pub fn load(&self) -> anyhow::Result<External> {
+        let mut settings = match &self.issuers {
+            Some(file) => external::Settings::read(file)?,
+            None => Vec::new(),
+        };
+        if let (Some(issuer), Some(audience)) = (&self.issuer, &self.audience) {
+            settings.push(external::Settings::new(issuer, audience));
+        }
+        External::new(settings)
+    }
 }
 
 /// Where the server's certificate is; without one it speaks plain HTTP.

@@ -22,6 +22,7 @@ pub mod tls;
 pub mod auth;
 pub mod body;
 pub mod error;
+pub mod external;
 pub mod keys;
 pub mod membership;
 pub mod role;

@@ -40,6 +40,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "manage",
         sql: include_str!("../../migrations-pg/0004_manage.sql"),
     },
+    Migration {
+        version: 5,
+        name: "first_login",
+        sql: include_str!("../../migrations-pg/0005_first_login.sql"),
+    },
 ];
 
 /// Names our advisory lock among those of other programs in the same database: "codi" in ASCII.

@@ -11,9 +11,10 @@ use uuid::Uuid;
 
 use crate::app::{self, AppState};
 use crate::cluster::{self, Cluster};
-use crate::config::{Database, Options, TlsFiles, Usage};
+use crate::config::{Database, Issuers, Options, TlsFiles, Usage};
 use crate::data_dir::{DataDir, Held, Purpose};
 use crate::database::{Address, refuse_powerful_role};
+use crate::external::External;
 use crate::keys::{self, Issuer};
 use crate::stop::StopSignal;
 use crate::tls::{self, Tls};
@@ -25,10 +26,11 @@ const COMMAND_ENDS: Duration = Duration::from_secs(30);
 /// How often we look.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Where clients come in.
+/// Where clients come in, and whose tokens open.
 struct Door {
     listener: TcpListener,
     tls: Option<Tls>,
+    external: External,
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -36,6 +38,7 @@ pub(crate) async fn run(
     options: &Options,
     listen: SocketAddr,
     tls: &TlsFiles,
+    issuers: &Issuers,
     migrate: bool,
 ) -> anyhow::Result<()> {
     let mut stop = StopSignal::new()?;
@@ -44,6 +47,7 @@ pub(crate) async fn run(
     let database = options.database()?;
     let held = hold(&data_dir).await?;
     let tls = tls.load()?;
+    let external = issuers.load()?;
     // Bound first: a port that is taken is found out before a cluster is started for nothing.
     let listener = TcpListener::bind(listen)
         .await
@@ -53,7 +57,11 @@ pub(crate) async fn run(
             "requests and tokens come in the clear on {listen}: give --tls-cert and --tls-key, or let a proxy speak TLS"
         );
     }
-    let door = Door { listener, tls };
+    let door = Door {
+        listener,
+        tls,
+        external,
+    };
     match database {
         Database::External { serving, owner } => {
             let Some(serving) = serving else {
@@ -143,8 +151,13 @@ async fn prepare(
     Ok(state)
 }
 
-async fn serve(door: Door, state: AppState, mut stop: StopSignal) -> anyhow::Result<()> {
-    let Door { listener, tls } = door;
+async fn serve(door: Door, mut state: AppState, mut stop: StopSignal) -> anyhow::Result<()> {
+    let Door {
+        listener,
+        tls,
+        external,
+    } = door;
+    state.external = external;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let address = listener.local_addr().context("asking for our own address")?;
     let pool = state.pool.clone();

@@ -30,8 +30,10 @@ mod server_roles;
 mod server_routes;
 mod server_tasks;
 
+mod transit_issuers;
 mod transit_keys;
 mod transit_limits;
+mod transit_oidc;
 mod transit_postgres;
 mod transit_tls;
 

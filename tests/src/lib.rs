@@ -13,6 +13,7 @@ pub mod api;
 pub mod certificates;
 pub mod contents;
 pub mod daemon;
+pub mod issuer;
 pub mod manager;
 pub mod proxy;
 pub mod small_disk;

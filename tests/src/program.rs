@@ -92,13 +92,22 @@ pub struct Running {
 impl Running {
     /// Starts it with standard error appended to the file `log`.
     pub fn start(command: &mut Command, log: &Path) -> Running {
+        Self::start_with(command, log, Stdio::null())
+    }
+
+    /// [`Running::start`] with standard input to be taken by the test.
+    pub fn start_with_input(command: &mut Command, log: &Path) -> Running {
+        Self::start_with(command, log, Stdio::piped())
+    }
+
+    fn start_with(command: &mut Command, log: &Path, input: Stdio) -> Running {
         let file = File::options()
             .create(true)
             .append(true)
             .open(log)
             .expect("opening the log of a program");
         let child = command
-            .stdin(Stdio::null())
+            .stdin(input)
             .stderr(file)
             .kill_on_drop(true)
             .spawn()

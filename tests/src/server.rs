@@ -10,6 +10,7 @@ use coditect_server::app::{self, AppState};
 use coditect_server::auth::{self, Caller, Role};
 use coditect_server::database::Address;
 use coditect_server::events;
+use coditect_server::external::{self, External};
 use coditect_server::keys::Issuer;
 use coditect_server::membership::Memberships;
 use coditect_server::patience::Patience;
@@ -92,6 +93,23 @@ impl TestServer {
             .parse()
             .expect("the server reads our URLs");
         let state = state(&serving, self.state.keys.clone(), self.state.instance_id);
+        let (url, stop) = serve(&serving, state.clone(), None).await;
+        SecondServer {
+            url,
+            state,
+            _stop: stop,
+        }
+    }
+
+    /// A second server of the same database that believes other issuers too.
+    pub async fn beside_believing(&self, settings: Vec<external::Settings>) -> SecondServer {
+        let serving: Address = self
+            .database
+            .app_url()
+            .parse()
+            .expect("the server reads our URLs");
+        let mut state = state(&serving, self.state.keys.clone(), self.state.instance_id);
+        state.external = External::new(settings).expect("these are issuers");
         let (url, stop) = serve(&serving, state.clone(), None).await;
         SecondServer {
             url,

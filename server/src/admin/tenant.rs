@@ -86,6 +86,47 @@ async fn remove(pool: &Pool, name: &str) -> anyhow::Result<Deleted> {
     Ok(Deleted { tenant_id, name })
 }
 
+/// What holds for a tenant now.
+#[derive(Debug, Serialize)]
+pub(crate) struct Setting {
+    pub(crate) tenant_id: TenantId,
+    pub(crate) name: String,
+    pub(crate) first_login_makes_user: bool,
+}
+
+/// Lets the first login by another issuer's token make the user, or no longer.
+///
+/// # Errors
+/// If there is no such tenant.
+pub(crate) async fn set_first_login(
+    options: &Options,
+    name: &str,
+    makes_user: bool,
+) -> anyhow::Result<Setting> {
+    let administration = Administration::open(options).await?;
+    let set = update_first_login(&administration.pool, name, makes_user).await;
+    administration.close(set).await
+}
+
+async fn update_first_login(pool: &Pool, name: &str, makes_user: bool) -> anyhow::Result<Setting> {
+    let (tenant_id, name) = find(pool, name).await?;
+    let tx = tx_for(pool, tenant_id).await?;
+    tx.execute_typed(
+        "UPDATE tenants SET first_login_makes_user = $1",
+        &[(&makes_user, Type::BOOL)],
+    )
+    .await
+    .context("writing the tenant")?;
+    let id = tenant_id.to_string();
+    audit(&tx, &id, "update", "tenants", &id).await.map_err(whole)?;
+    tx.commit().await.map_err(whole)?;
+    Ok(Setting {
+        tenant_id,
+        name,
+        first_login_makes_user: makes_user,
+    })
+}
+
 /// The tenant of a name (or an id).
 ///
 /// # Errors

@@ -12,6 +12,7 @@ use super::directory::{self, Kind};
 use super::{Administration, audit, tenant, tx_for, whole};
 use crate::auth::Role;
 use crate::config::{Options, Usage};
+use crate::external::subject_digest;
 
 /// Longest address, as RFC 5321 and the column have it.
 const EMAIL_MAX_CHARS: usize = 320;
@@ -101,6 +102,80 @@ async fn insert(pool: &Pool, email: String, tenant: &str, role: Role) -> anyhow:
         email,
         role,
         created_at: row.get(0),
+    })
+}
+
+/// Which user a subject of another issuer is.
+#[derive(Debug, Serialize)]
+pub(crate) struct Linked {
+    pub(crate) user_id: Uuid,
+    pub(crate) tenant_id: TenantId,
+    /// The tenant's name.
+    pub(crate) tenant: String,
+}
+
+/// Lets a subject of another issuer be a user, in the place of whoever it was before.
+///
+/// # Errors
+/// If there is no such user, or the subject is one of another tenant.
+pub(crate) async fn link(
+    options: &Options,
+    email: &str,
+    tenant: &str,
+    issuer: &str,
+    subject: &str,
+) -> anyhow::Result<Linked> {
+    let administration = Administration::open(options).await?;
+    let linked = enter_subject(&administration.pool, email, tenant, issuer, subject).await;
+    administration.close(linked).await
+}
+
+async fn enter_subject(
+    pool: &Pool,
+    email: &str,
+    tenant: &str,
+    issuer: &str,
+    subject: &str,
+) -> anyhow::Result<Linked> {
+    let (tenant_id, tenant) = tenant::find(pool, tenant).await?;
+    let tx = tx_for(pool, tenant_id).await?;
+    let email = directory::normal(email);
+    let user_id: Uuid = tx
+        .query_typed_opt("SELECT id FROM users WHERE email = $1", &[(&email, Type::TEXT)])
+        .await
+        .context("looking for the user")?
+        .with_context(|| format!("there is no user {email} in the tenant {tenant:?}"))?
+        .get(0);
+    let entered = tx
+        .execute_typed(
+            "INSERT INTO login_directory AS d (kind, digest, tenant_id, user_id) VALUES ('subject', $1, $2, $3)
+             ON CONFLICT (kind, digest) WHERE kind <> 'email'
+             DO UPDATE SET user_id = excluded.user_id WHERE d.tenant_id = excluded.tenant_id",
+            &[
+                (&subject_digest(issuer, subject), Type::BYTEA),
+                (&tenant_id.0, Type::UUID),
+                (&user_id, Type::UUID),
+            ],
+        )
+        .await
+        .context("entering the subject into the login directory")?;
+    if entered == 0 {
+        bail!("this subject is a user of another tenant");
+    }
+    audit(
+        &tx,
+        &tenant_id.to_string(),
+        "update",
+        "users",
+        &user_id.to_string(),
+    )
+    .await
+    .map_err(whole)?;
+    tx.commit().await.map_err(whole)?;
+    Ok(Linked {
+        user_id,
+        tenant_id,
+        tenant,
     })
 }
 
