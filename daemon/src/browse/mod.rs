@@ -31,6 +31,9 @@ pub use transcript::{Chunk, Found, Message};
 /// How long another program's exclusive lock is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The `schema_version` from which on our tables have all that is read here (0004_devices.sql).
+const SCHEMA_WITH_DEVICES: i64 = 3;
+
 /// An open file, for reading alone.
 #[derive(Debug)]
 pub struct Browser {
@@ -56,17 +59,19 @@ impl Browser {
         Ok(Some(Browser { conn, owner }))
     }
 
-    /// Whether the sync has ever looked at this file.
+    /// Whether our tables are there as this program knows them. A file that only a former version has opened is shown
+    /// without them, until the daemon has brought it up to date.
     fn is_synced(&self) -> rusqlite::Result<bool> {
-        store::table_exists(&self.conn, "sync_messages")
+        if !store::table_exists(&self.conn, "sync_state")? {
+            return Ok(false);
+        }
+        let version: Option<i64> = store::value(&self.conn, "schema_version")?;
+        Ok(version.is_some_and(|version| version >= SCHEMA_WITH_DEVICES))
     }
 
     /// The file is bound to an account: what is not waiting is in the cloud.
     fn is_bound(&self) -> rusqlite::Result<bool> {
-        if !store::table_exists(&self.conn, "sync_state")? {
-            return Ok(false);
-        }
-        Ok(store::value::<String>(&self.conn, "bound_user")?.is_some())
+        Ok(self.is_synced()? && store::value::<String>(&self.conn, "bound_user")?.is_some())
     }
 
     fn places(&self) -> rusqlite::Result<HashMap<String, Place>> {

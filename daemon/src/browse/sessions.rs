@@ -97,12 +97,15 @@ impl Browser {
     pub fn sessions(&self, filter: &SessionFilter) -> rusqlite::Result<Vec<Session>> {
         let (places, marks) = (self.places()?, self.marks()?);
         let (mut pulled, mut tasks) = (self.pulled_messages()?, self.task_counts()?);
+        let mut acked = self.acknowledged_messages()?;
         let mut sessions = Vec::new();
         for (mut session, title_row) in self.sessions_with_messages()? {
             let id = &session.session_id;
             session.tasks = tasks.remove(id).unwrap_or_default();
             session.devices = devices(session.messages, pulled.remove(id).unwrap_or_default());
-            session.sync = marks.of(id);
+            session.sync = marks
+                .of(id)
+                .with_unheard(session.messages, acked.remove(id).unwrap_or(0));
             let place = places.get(id).cloned().unwrap_or_default();
             if filter.lets_through(&session, &place) {
                 session.project = Some(place.name().to_owned()).filter(|name| name != NONE);
@@ -221,6 +224,23 @@ impl Browser {
         Ok(pulled)
     }
 
+    /// How many messages of each session the server has, in whatever version.
+    fn acknowledged_messages(&self) -> rusqlite::Result<HashMap<String, u64>> {
+        let mut acked = HashMap::new();
+        if !self.is_synced()? {
+            return Ok(acked);
+        }
+        let mut statement = self.conn.prepare(
+            "SELECT session_id, count(*) FROM sync_messages
+             WHERE row_id IS NOT NULL AND acked_hash IS NOT NULL GROUP BY 1",
+        )?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            acked.insert(text(row.get_ref(0)?), row.get::<_, i64>(1)?.unsigned_abs());
+        }
+        Ok(acked)
+    }
+
     pub(super) fn marks(&self) -> rusqlite::Result<Marks> {
         let mut marks = Marks {
             bound: self.is_bound()?,
@@ -246,6 +266,25 @@ impl Browser {
             }
         }
         Ok(marks)
+    }
+}
+
+impl Sync {
+    /// P11: rows that the server has not and that are marked nowhere wait, too: those of a file that is still being
+    /// queued, or of which a trigger was lost.
+    fn with_unheard(self, messages: u64, acknowledged: u64) -> Sync {
+        match self.state {
+            SyncState::Sent if acknowledged < messages => Sync {
+                state: SyncState::Waiting,
+                waiting: messages - acknowledged,
+                ..self
+            },
+            SyncState::Sent
+            | SyncState::Waiting
+            | SyncState::Excluded
+            | SyncState::Refused
+            | SyncState::Local => self,
+        }
     }
 }
 
@@ -356,6 +395,19 @@ mod tests {
         assert_eq!(marks(true, 2, 1, 1), SyncState::Excluded);
         assert_eq!(marks(true, 0, 0, 1), SyncState::Refused);
         assert_eq!(marks(false, 9, 0, 0), SyncState::Local);
+    }
+
+    #[test]
+    fn p11_a_session_of_which_the_server_lacks_a_message_is_not_called_sent() {
+        let sent = Sync {
+            state: SyncState::Sent,
+            waiting: 0,
+            excluded: 0,
+            refused: 0,
+        };
+        assert_eq!(sent.with_unheard(5, 5), sent);
+        let open = sent.with_unheard(5, 3);
+        assert_eq!((open.state, open.waiting), (SyncState::Waiting, 2));
     }
 
     #[test]
