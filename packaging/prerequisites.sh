@@ -34,6 +34,23 @@ need_postgres() {
         fail "PostgreSQL was installed, but it is older than 15 or its programs are in no usual place"
 }
 
+# For tests that look at the server's pages in a real browser. They are skipped, with a remark, where it cannot be had.
+want_browser() {
+    if command -v chromium >/dev/null 2>&1 && command -v chromedriver >/dev/null 2>&1; then return 0; fi
+    if command -v apt-get >/dev/null 2>&1; then
+        if [ "$(id -u)" -eq 0 ]; then as_root=
+        elif command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then as_root=sudo
+        else say "Chromium is missing, its tests are skipped. To run them: sudo apt-get install chromium chromium-driver"; return 0
+        fi
+        say "Chromium is missing: installing Debian's packages chromium and chromium-driver (some 400 MB)."
+        $as_root apt-get update -qq &&
+            $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver ||
+            say "Chromium could not be installed; its tests are skipped."
+    else
+        say "Chromium and ChromeDriver are missing; their tests are skipped."
+    fi
+}
+
 need_rust() {
     command -v cargo >/dev/null 2>&1 || fail "Rust is missing: see https://rustup.rs, then run this again"
     command -v cc >/dev/null 2>&1 ||

@@ -10,6 +10,7 @@ step() { say ""; say "== $*"; }
 
 need_rust
 need_postgres
+want_browser
 say "A first run builds everything, which takes some 15 minutes on two cores."
 
 step "format"

@@ -48,7 +48,10 @@ pub async fn complete(mut request: Request, next: Next) -> Response {
         };
         if let Some(error) = failure_of(&response, method.as_str()) {
             log_cause(&error);
-            response = write(&error, &id);
+            // A page tells people already what went wrong.
+            if !has_type(&response, "text/html") {
+                response = write(&error, &id);
+            }
         }
         if let Ok(value) = HeaderValue::from_str(&id) {
             response.headers_mut().insert(REQUEST_ID, value);
@@ -83,12 +86,9 @@ fn failure_of(response: &Response, method: &str) -> Option<Arc<ApiError>> {
     if let Some(Failure(error)) = response.extensions().get::<Failure>() {
         return Some(error.clone());
     }
-    let is_json = response
-        .headers()
-        .get(CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
+    let is_whole = has_type(response, "application/json") || has_type(response, "text/html");
     let status = response.status();
-    if is_json || !(status.is_client_error() || status.is_server_error()) {
+    if is_whole || !(status.is_client_error() || status.is_server_error()) {
         return None;
     }
     Some(Arc::new(match status {
@@ -103,6 +103,11 @@ fn failure_of(response: &Response, method: &str) -> Option<Arc<ApiError>> {
         }
         _ => ApiError::Internal(anyhow::anyhow!("a layer answered {status}")),
     }))
+}
+
+fn has_type(response: &Response, media_type: &str) -> bool {
+    let found = response.headers().get(CONTENT_TYPE);
+    found.is_some_and(|value| value.as_bytes().starts_with(media_type.as_bytes()))
 }
 
 fn log_cause(error: &ApiError) {

@@ -28,6 +28,7 @@ use crate::membership::Memberships;
 use crate::patience::Patience;
 use crate::push::turns::Turns;
 use crate::rate::Rates;
+use crate::signin::SignIn;
 use crate::tls::Tls;
 use crate::{answer, connections, routes};
 
@@ -52,6 +53,8 @@ pub struct AppState {
     pub reads: Reads,
     /// The key of the access tokens.
     pub keys: Arc<Issuer>,
+    /// Passwords, invitations and the pages for them.
+    pub signin: SignIn,
     /// Names this database for its whole life; clients bind their files to it.
     pub instance_id: Uuid,
     /// Turns true when the server stops: whoever holds a request open for long ends it then.
@@ -76,6 +79,7 @@ impl AppState {
             memberships: Memberships::default(),
             reads: Reads::default(),
             keys,
+            signin: SignIn::default(),
             instance_id,
             stopping,
             external: External::default(),

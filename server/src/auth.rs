@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::app::AppState;
 use crate::error::ApiError;
 use crate::keys::Issuer;
+use crate::membership::Standing;
 pub use crate::role::{Action, Role};
 
 /// Who signs; a token of another issuer is none of ours even if somebody got it signed with our key.
@@ -39,6 +40,9 @@ pub struct Claims {
     pub sub: String,
     pub tenant_id: String,
     pub role: Role,
+    /// The device that the token was given to, if it came by a device login.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceId>,
     /// Seconds since 1970.
     pub iat: i64,
     /// Seconds since 1970.
@@ -52,6 +56,8 @@ pub struct Caller {
     pub tenant: TenantId,
     pub user: UserId,
     pub role: Role,
+    /// The device that signed in, for tokens of a device login.
+    pub device: Option<DeviceId>,
 }
 
 /// The device that asks, from the header `X-Device-ID`. It proves nothing by itself: the server knows
@@ -67,6 +73,7 @@ pub fn issue(issuer: &Issuer, caller: &Caller, now: Timestamp, ttl: Duration) ->
         sub: caller.user.to_string(),
         tenant_id: caller.tenant.to_string(),
         role: caller.role,
+        device: caller.device,
         iat,
         exp: iat
             .checked_add(ttl_secs)
@@ -115,14 +122,15 @@ pub fn verify(issuer: &Issuer, token: &str) -> Result<Caller, ApiError> {
         tenant,
         user,
         role: claims.role,
+        device: claims.device,
     })
 }
 
 /// Who asks, by the bearer token, with the role that the membership has now.
 ///
 /// # Errors
-/// 401 without a good token, and with `membership_ended` for whoever is no member; 429 above the device's rate; 503 if
-/// the database is away.
+/// 401 without a good token, with `membership_ended` for whoever is no member, and with `device_revoked` for a token of
+/// a device that was revoked; 429 above the device's rate; 503 if the database is away.
 pub(crate) async fn authenticate(state: &AppState, headers: &HeaderMap) -> Result<Caller, ApiError> {
     let token = bearer(headers)?;
     let said = match state.external.named_by(token) {
@@ -138,17 +146,21 @@ pub(crate) async fn authenticate(state: &AppState, headers: &HeaderMap) -> Resul
             message: "too many requests from this device".to_owned(),
             retry_after,
         })?;
-    let role = state
+    let standing = state
         .memberships
-        .role(&state.pool, said.tenant, &said.user)
-        .await?
-        .ok_or_else(|| {
-            unauthorized(
-                "membership_ended",
-                "the user is no member of this tenant any more",
-            )
-        })?;
-    Ok(Caller { role, ..said })
+        .standing(&state.pool, said.tenant, &said.user, said.device)
+        .await?;
+    match standing {
+        Standing::Member(role) => Ok(Caller { role, ..said }),
+        Standing::NoMember => Err(unauthorized(
+            "membership_ended",
+            "the user is no member of this tenant any more",
+        )),
+        Standing::DeviceRevoked => Err(unauthorized(
+            "device_revoked",
+            "this device was logged out or revoked: log in again",
+        )),
+    }
 }
 
 impl FromRequestParts<AppState> for Caller {
@@ -276,6 +288,7 @@ mod tests {
             tenant: "5a0f1f4e-0000-4000-8000-000000000001".parse().unwrap(),
             user: "5a0f1f4e-0000-4000-8000-000000000002".parse().unwrap(),
             role: Role::Member,
+            device: None,
         }
     }
 

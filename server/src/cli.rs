@@ -8,20 +8,25 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
+use coditect_shared::DeviceId;
 use jiff::SignedDuration;
 use tracing_subscriber::EnvFilter;
 
 use crate::admin;
 use crate::auth::Role;
-use crate::config::{DEFAULT_LISTEN, Issuers, Options, TlsFiles, Usage};
+use crate::config::{DEFAULT_LISTEN, Issuers, Options, SignInOptions, TlsFiles, Usage};
 use crate::database::Unreachable;
 use crate::serve;
+use crate::signin;
 use crate::stop::StopSignal;
 
 const PROGRAM: &str = "coditect-server";
 
 /// Longest life of a token that the command line gives out: nobody can take one back before it expires.
 const TOKEN_TTL_MAX: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+
+/// How long an invitation works, for people.
+const INVITATION_DAYS: u64 = signin::INVITATION_LIFE.as_secs() / (24 * 60 * 60);
 
 /// Sync server for AI coding sessions: tenant-scoped rows in PostgreSQL.
 #[derive(Parser, Debug)]
@@ -47,6 +52,8 @@ enum Command {
         /// Leave the schema alone; refuse to start if it is not up to date
         #[arg(long)]
         no_migrate: bool,
+        #[command(flatten)]
+        sign_in: SignInOptions,
     },
     /// Bring the database's schema up to date
     Migrate,
@@ -56,6 +63,9 @@ enum Command {
     /// People of a tenant
     #[command(subcommand)]
     User(User),
+    /// Devices that signed in
+    #[command(subcommand)]
+    Device(Device),
     /// Access tokens of the built-in issuer
     #[command(subcommand)]
     Token(Token),
@@ -122,6 +132,39 @@ enum User {
         /// As it stands in the tokens (sub)
         #[arg(long)]
         subject: String,
+    },
+    /// Make a new link with which a user sets his password, in place of the former one
+    Invite {
+        email: String,
+        /// Name of the tenant, where the address belongs to users of several
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum Device {
+    /// Show the devices that signed in
+    List {
+        /// Only those of one tenant, by name
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    /// Approve the login of a device for a user, instead of the user himself
+    Approve {
+        /// The code that the device shows
+        user_code: String,
+        /// E-mail address of the user
+        #[arg(long, value_name = "EMAIL")]
+        user: String,
+        /// Name of the tenant, where the address belongs to users of several
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    /// End a device's login: no new token for it from now on, the last ones end within 30 s
+    Revoke {
+        /// Id of the device, as `device list` shows it
+        device: DeviceId,
     },
 }
 
@@ -193,7 +236,8 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
             tls,
             issuers,
             no_migrate,
-        } => serve::run(options, *listen, tls, issuers, !no_migrate).await,
+            sign_in,
+        } => serve::run(options, *listen, tls, issuers, sign_in, !no_migrate).await,
         Command::Migrate => {
             let done = admin::migrate(options).await?;
             print(options, &done, &format!("schema version {}", done.to))
@@ -220,8 +264,8 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
                 options,
                 &made,
                 &format!(
-                    "user {} {} ({} of {})",
-                    made.email, made.user_id, made.role, made.tenant
+                    "user {} {} ({} of {})\nto set a password, within {INVITATION_DAYS} days: {}",
+                    made.email, made.user_id, made.role, made.tenant, made.invitation.invitation_url
                 ),
             )
         }
@@ -246,6 +290,35 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
                 &linked,
                 &format!("{subject} of {issuer} is {email} of {}", linked.tenant),
             )
+        }
+        Command::User(User::Invite { email, tenant }) => {
+            let made = admin::user::invite(options, email, tenant.as_deref()).await?;
+            print(options, &made, &made.invitation_url)
+        }
+        Command::Device(Device::List { tenant }) => {
+            let devices = admin::device::list(options, tenant.as_deref()).await?;
+            let lines: Vec<String> = devices.iter().map(device_line).collect();
+            print(
+                options,
+                &serde_json::json!({"devices": devices}),
+                &lines.join("\n"),
+            )
+        }
+        Command::Device(Device::Approve {
+            user_code,
+            user,
+            tenant,
+        }) => {
+            let approved = admin::device::approve(options, user_code, user, tenant.as_deref()).await?;
+            let line = format!(
+                "approved {} (asked from {}) for {user}",
+                approved.name, approved.address
+            );
+            print(options, &approved, &line)
+        }
+        Command::Device(Device::Revoke { device }) => {
+            let revoked = admin::device::revoke(options, *device).await?;
+            print(options, &revoked, &format!("revoked {device}"))
         }
         Command::Token(Token::Issue { user, tenant, ttl }) => {
             let issued = admin::token::issue(options, user, tenant.as_deref(), *ttl).await?;
@@ -280,6 +353,17 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
             write_out(&page)
         }
     }
+}
+
+fn device_line(device: &admin::device::Device) -> String {
+    let state = match (&device.revoked_at, &device.revoked_reason) {
+        (Some(at), Some(reason)) => format!("revoked {at} ({reason})"),
+        (Some(_), None) | (None, _) => format!("seen {}", device.last_seen_at),
+    };
+    format!(
+        "{}  {} of {}  {}  {state}",
+        device.id, device.user, device.tenant, device.name
+    )
 }
 
 /// One result on standard output: a JSON object, or a line for people.
@@ -343,7 +427,7 @@ fn switch(text: &str) -> Result<bool, String> {
     }
 }
 
-fn ttl(text: &str) -> Result<Duration, String> {
+pub(crate) fn ttl(text: &str) -> Result<Duration, String> {
     let parsed: SignedDuration = text
         .parse()
         .map_err(|_| "expected a time such as 15m, 90s or 2h".to_owned())?;

@@ -1,16 +1,25 @@
 //! Where the server's data and database are, from arguments and environment.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
 use crate::data_dir::{self, DataDir};
 use crate::database::Address;
 use crate::external::{self, External};
+use crate::signin::{self, SignIn};
 use crate::tls::Tls;
 
 /// Where `serve` listens unless told otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:8377";
+
+/// Where people reach a server that nobody told otherwise.
+pub const DEFAULT_PUBLIC_URL: &str = "http://127.0.0.1:8377";
+
+/// Where `serve` leaves its public address for administration commands, inside the data directory.
+const PUBLIC_URL_FILE: &str = "public-url";
 
 /// Options that every command takes, before or after its name.
 #[derive(clap::Args, Debug)]
@@ -42,6 +51,10 @@ pub struct Options {
     /// Certificate authority of PostgreSQL in PEM, where a URL names none with sslrootcert [default: those that this machine trusts]
     #[arg(long, global = true, env = "CODITECT_DATABASE_CA", value_name = "FILE")]
     database_ca: Option<PathBuf>,
+
+    /// Where people's browsers reach the server, for links [default: http://ADDR of --listen; commands know that of the last `serve` with the same data directory]
+    #[arg(long, global = true, env = "CODITECT_PUBLIC_URL", value_name = "URL", value_parser = signin::public_url)]
+    public_url: Option<String>,
 
     /// Print results as JSON
     #[arg(long, global = true)]
@@ -100,6 +113,32 @@ impl TlsFiles {
     }
 }
 
+/// How devices sign in at this server.
+#[derive(clap::Args, Debug)]
+pub struct SignInOptions {
+    /// Life of the access tokens of devices; they are renewed by refresh tokens
+    #[arg(long, env = "CODITECT_ACCESS_TOKEN_TTL", value_name = "TIME", default_value = "15m", value_parser = crate::cli::ttl)]
+    access_token_ttl: Duration,
+
+    /// Address of a proxy in front of the server, whose X-Forwarded-For is believed; may be given more than once
+    #[arg(
+        long,
+        env = "CODITECT_TRUSTED_PROXIES",
+        value_name = "ADDR",
+        value_delimiter = ','
+    )]
+    trusted_proxy: Vec<IpAddr>,
+}
+
+impl SignInOptions {
+    /// Puts them to use, with the address in links.
+    pub(crate) fn apply(&self, to: &mut SignIn, public_url: &str) {
+        to.public_url = public_url.into();
+        to.access_ttl = self.access_token_ttl;
+        to.proxies = self.trusted_proxy.iter().map(IpAddr::to_canonical).collect();
+    }
+}
+
 /// A URL that may hold a password, and shows it to nobody.
 #[derive(Clone)]
 struct Url(String);
@@ -148,6 +187,40 @@ impl Options {
             serving: parse(serving, "CODITECT_DATABASE_URL (--database-url)")?,
             owner: parse(owner, "CODITECT_OWNER_DATABASE_URL (--owner-database-url)")?,
         })
+    }
+
+    /// The address in links, of a server that listens at `address`. Left in the data directory, for commands that make
+    /// links while the server runs.
+    pub(crate) fn public_url_of(
+        &self,
+        data_dir: &DataDir,
+        scheme: &str,
+        address: SocketAddr,
+    ) -> anyhow::Result<String> {
+        let url = match &self.public_url {
+            Some(url) => url.clone(),
+            None => {
+                let mut address = address;
+                if address.ip().is_unspecified() {
+                    address.set_ip(Ipv4Addr::LOCALHOST.into());
+                    tracing::warn!(
+                        "links lead to this machine alone: give the server's address with --public-url"
+                    );
+                }
+                format!("{scheme}://{address}")
+            }
+        };
+        let path = data_dir.path().join(PUBLIC_URL_FILE);
+        std::fs::write(&path, &url).with_context(|| format!("writing {}", path.display()))?;
+        Ok(url)
+    }
+
+    /// The address in links, for a command.
+    pub(crate) fn public_url(&self, data_dir: &DataDir) -> String {
+        let left = || std::fs::read_to_string(data_dir.path().join(PUBLIC_URL_FILE)).ok();
+        let usable = |text: String| signin::public_url(text.trim()).ok();
+        let known = self.public_url.clone().or_else(|| left().and_then(usable));
+        known.unwrap_or_else(|| DEFAULT_PUBLIC_URL.to_owned())
     }
 
     /// The owner's URL as it was given, for the one command whose purpose is to show it.

@@ -92,6 +92,7 @@ impl Issuer {
             tenant,
             user,
             role: Role::Viewer,
+            device: None,
         })
     }
 }

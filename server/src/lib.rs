@@ -1,8 +1,9 @@
 //! The sync server: tenant-scoped rows in PostgreSQL, where row level security has the last word.
 //!
 //! Reading order: [`cli`] and `serve` start it; [`app`] ties everything together, [`answer`] and `limits` stand around
-//! every request; [`routes`] is the table of them; [`auth`] turns a token into a caller; [`tenant`] is the only way to tenant data; then one module for
-//! each route. [`database`], [`migrate`] and [`cluster`] are the ground below, `admin` the operator's side door.
+//! every request; [`routes`] is the table of them; [`auth`] turns a token into a caller; [`tenant`] is the only way to
+//! tenant data; then one module for each route. [`signin`] has pages beside them. [`database`], [`migrate`] and
+//! [`cluster`] are the ground below, `admin` the operator's side door.
 
 pub mod cli;
 pub mod config;
@@ -27,6 +28,8 @@ pub mod keys;
 pub mod membership;
 pub mod role;
 pub mod tenant;
+
+pub mod signin;
 
 pub mod account;
 pub mod audit;

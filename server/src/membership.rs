@@ -1,6 +1,7 @@
-//! What a caller may do now: the role in the membership's row, never the one in the token.
+//! What a caller may do now: the role in the membership's row, never the one in the token; and nothing with the token of
+//! a device that was revoked.
 //!
-//! A role that was read is believed for [`BELIEVED`], so that requests cost no query, and a change or removal counts
+//! What was read is believed for [`BELIEVED`], so that requests cost no query, and a change, removal or revocation counts
 //! within that time on every server, without anybody being told.
 
 use std::collections::HashMap;
@@ -8,7 +9,7 @@ use std::str::FromStr as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use coditect_shared::{TenantId, UserId};
+use coditect_shared::{DeviceId, TenantId, UserId};
 use deadpool_postgres::Pool;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
@@ -23,20 +24,31 @@ pub const BELIEVED: Duration = Duration::from_secs(30);
 /// Most users whose role is kept: each takes some 200 bytes. With more at once, some are read again before their time.
 const KEPT_MAX: usize = 50_000;
 
-/// Roles that were read lately. Cheap to clone.
+/// How a caller stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Member(Role),
+    NoMember,
+    /// The token was given to a device that was revoked, or is none of the user's.
+    DeviceRevoked,
+}
+
+/// What was read lately. Cheap to clone.
 #[derive(Clone)]
 pub struct Memberships {
-    slots: Arc<Mutex<HashMap<(TenantId, UserId), Slot>>>,
+    slots: Arc<Mutex<HashMap<Key, Slot>>>,
     believed: Duration,
 }
 
-/// One user's. Its lock is held while the row is read, so that requests that come together read it once.
+/// A user, on a device that signed in or with a token of another origin.
+type Key = (TenantId, UserId, Option<DeviceId>);
+
+/// One key's. Its lock is held while the row is read, so that requests that come together read it once.
 type Slot = Arc<tokio::sync::Mutex<Option<Known>>>;
 
 #[derive(Clone, Copy)]
 struct Known {
-    /// None: no member.
-    role: Option<Role>,
+    standing: Standing,
     /// Before the row was read.
     at: Instant,
 }
@@ -56,31 +68,36 @@ impl Memberships {
         }
     }
 
-    /// The role of a user, if he is a member, as it was at most so long ago.
+    /// How a user stands, on the device that the token was given to if it was given to one, as it was at most so long ago.
     ///
     /// # Errors
     /// 503 if it has to be read and the database is away.
-    pub async fn role(&self, pool: &Pool, tenant: TenantId, user: &UserId) -> Result<Option<Role>, ApiError> {
-        let slot = self.slot(tenant, user);
+    pub async fn standing(
+        &self,
+        pool: &Pool,
+        tenant: TenantId,
+        user: &UserId,
+        device: Option<DeviceId>,
+    ) -> Result<Standing, ApiError> {
+        let slot = self.slot((tenant, user.clone(), device));
         let mut known = slot.lock().await;
         if let Some(known) = known.filter(|known| known.is_fresh(self.believed)) {
-            return Ok(known.role);
+            return Ok(known.standing);
         }
         let at = Instant::now();
-        let role = read(pool, tenant, user).await?;
-        *known = Some(Known { role, at });
-        Ok(role)
+        let standing = read(pool, tenant, user, device).await?;
+        *known = Some(Known { standing, at });
+        Ok(standing)
     }
 
     /// Reads a user's role anew at the next request, where this server itself changed it.
     pub fn forget(&self, tenant: TenantId, user: &UserId) {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.remove(&(tenant, user.clone()));
+        slots.retain(|(of, who, _), _| !(*of == tenant && who == user));
     }
 
-    fn slot(&self, tenant: TenantId, user: &UserId) -> Slot {
+    fn slot(&self, key: Key) -> Slot {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (tenant, user.clone());
         if let Some(slot) = slots.get(&key) {
             return slot.clone();
         }
@@ -99,7 +116,7 @@ impl Known {
 
 /// Forgets what is too old to be believed; if that is not half of all, the rest too: reading it again is cheap, and this
 /// happens at most once in so many new users.
-fn make_room(slots: &mut HashMap<(TenantId, UserId), Slot>, believed: Duration) {
+fn make_room(slots: &mut HashMap<Key, Slot>, believed: Duration) {
     slots.retain(|_, slot| {
         // A slot whose row is being read stays.
         slot.try_lock()
@@ -110,21 +127,41 @@ fn make_room(slots: &mut HashMap<(TenantId, UserId), Slot>, believed: Duration) 
     }
 }
 
-async fn read(pool: &Pool, tenant: TenantId, user: &UserId) -> Result<Option<Role>, ApiError> {
+async fn read(
+    pool: &Pool,
+    tenant: TenantId,
+    user: &UserId,
+    device: Option<DeviceId>,
+) -> Result<Standing, ApiError> {
     let Ok(id) = user.as_str().parse::<Uuid>() else {
         // Members have ids that we made.
-        return Ok(None);
+        return Ok(Standing::NoMember);
     };
     let tx = TenantTx::begin_snapshot(pool, tenant, user).await?;
     let row = tx
         .query_typed_opt(
-            "SELECT role FROM memberships WHERE tenant_id = $1 AND user_id = $2",
-            &[(&tenant.0, Type::UUID), (&id, Type::UUID)],
+            "SELECT m.role,
+                    $3::uuid IS NULL OR EXISTS (
+                        SELECT FROM devices d
+                         WHERE d.tenant_id = $1 AND d.id = $3 AND d.user_id = $2 AND d.revoked_at IS NULL)
+               FROM memberships m WHERE m.tenant_id = $1 AND m.user_id = $2",
+            &[
+                (&tenant.0, Type::UUID),
+                (&id, Type::UUID),
+                (&device.map(|device| device.0), Type::UUID),
+            ],
         )
         .await?;
     tx.commit().await?;
-    row.map(|row| Role::from_str(row.try_get(0)?).map_err(|error| anyhow::Error::msg(error).into()))
-        .transpose()
+    let Some(row) = row else {
+        return Ok(Standing::NoMember);
+    };
+    if !row.try_get::<_, bool>(1)? {
+        return Ok(Standing::DeviceRevoked);
+    }
+    Ok(Standing::Member(
+        Role::from_str(row.try_get(0)?).map_err(anyhow::Error::msg)?,
+    ))
 }
 
 #[cfg(test)]
@@ -135,7 +172,11 @@ mod tests {
     fn roles_of_more_users_than_are_kept_make_room_for_each_other() {
         let memberships = Memberships::default();
         for n in 0..KEPT_MAX * 2 {
-            memberships.slot(TenantId(Uuid::nil()), &UserId::from(Uuid::from_u128(n as u128)));
+            memberships.slot((
+                TenantId(Uuid::nil()),
+                UserId::from(Uuid::from_u128(n as u128)),
+                None,
+            ));
         }
         assert!(memberships.slots.lock().unwrap().len() <= KEPT_MAX);
     }

@@ -45,6 +45,16 @@ const MIGRATIONS: &[Migration] = &[
         name: "first_login",
         sql: include_str!("../../migrations-pg/0005_first_login.sql"),
     },
+    Migration {
+        version: 6,
+        name: "passwords",
+        sql: include_str!("../../migrations-pg/0006_passwords.sql"),
+    },
+    Migration {
+        version: 7,
+        name: "sign_in",
+        sql: include_str!("../../migrations-pg/0007_sign_in.sql"),
+    },
 ];
 
 /// Names our advisory lock among those of other programs in the same database: "codi" in ASCII.

@@ -17,6 +17,7 @@ use crate::app::AppState;
 use crate::auth::{self, Action, Role};
 use crate::error::ApiError;
 use crate::manage::{memberships, permissions, projects, team_members, teams};
+use crate::signin::{oauth, pages};
 use crate::{account, audit, digest, events, health, pull, push, stats};
 
 pub(crate) use document::Doc;
@@ -87,6 +88,63 @@ pub fn table() -> Vec<Route> {
         get("/api/v1/permissions", Manage(Read), permissions::list, permissions::list_doc()),
         post("/api/v1/permissions", Manage(Create), permissions::give, permissions::give_doc()),
         delete("/api/v1/permissions/{id}", Manage(Delete), permissions::take, permissions::take_doc()),
+        post("/api/v1/auth/device", Public, oauth::begin, oauth::begin_doc()),
+        post("/api/v1/auth/token", Public, oauth::token, oauth::token_doc()),
+        post("/api/v1/auth/revoke", Public, oauth::revoke, oauth::revoke_doc()),
+        get(
+            "/device",
+            Public,
+            pages::device::enter,
+            pages::doc("Page: type the code of a device"),
+        ),
+        get(
+            "/device/confirm",
+            Public,
+            pages::device::confirm,
+            pages::device::confirm_doc(),
+        ),
+        post(
+            "/device/sign-in",
+            Public,
+            pages::device::sign_in,
+            pages::form_doc("Form: sign in"),
+        ),
+        post(
+            "/device/tenant",
+            Public,
+            pages::device::choose,
+            pages::form_doc("Form: which of several tenants"),
+        ),
+        post(
+            "/device/decide",
+            Public,
+            pages::device::decide,
+            pages::form_doc("Form: approve or deny a device"),
+        ),
+        post(
+            "/device/sign-out",
+            Public,
+            pages::device::sign_out,
+            pages::form_doc("Form: sign out"),
+        ),
+        get(
+            "/device/style.css",
+            Public,
+            pages::style_sheet,
+            pages::style_doc(),
+        ),
+        get(
+            "/invitation/{secret}",
+            Public,
+            pages::invitation::show,
+            pages::invitation::show_doc(),
+        ),
+        post(
+            "/invitation/{secret}",
+            Public,
+            pages::invitation::set,
+            pages::invitation::set_doc(),
+        ),
         get("/health", Public, health::alive, health::alive_doc()),
         get("/health/", Public, health::alive, health::alive_doc()),
         get("/health/ready", Public, health::ready, health::ready_doc()),

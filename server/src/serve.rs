@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::app::{self, AppState};
 use crate::cluster::{self, Cluster};
-use crate::config::{Database, Issuers, Options, TlsFiles, Usage};
+use crate::config::{Database, Issuers, Options, SignInOptions, TlsFiles, Usage};
 use crate::data_dir::{DataDir, Held, Purpose};
 use crate::database::{Address, refuse_powerful_role};
 use crate::external::External;
@@ -39,6 +39,7 @@ pub(crate) async fn run(
     listen: SocketAddr,
     tls: &TlsFiles,
     issuers: &Issuers,
+    sign_in: &SignInOptions,
     migrate: bool,
 ) -> anyhow::Result<()> {
     let mut stop = StopSignal::new()?;
@@ -57,6 +58,13 @@ pub(crate) async fn run(
             "requests and tokens come in the clear on {listen}: give --tls-cert and --tls-key, or let a proxy speak TLS"
         );
     }
+    let address = listener.local_addr().context("asking for our own address")?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let public_url = options.public_url_of(&data_dir, scheme, address)?;
+    let ready = |mut state: AppState| {
+        sign_in.apply(&mut state.signin, &public_url);
+        state
+    };
     let door = Door {
         listener,
         tls,
@@ -71,7 +79,7 @@ pub(crate) async fn run(
                 .into());
             };
             tokio::select! {
-                state = prepare(&data_dir, &serving, owner.as_ref(), migrate) => serve(door, state?, stop).await,
+                state = prepare(&data_dir, &serving, owner.as_ref(), migrate) => serve(door, ready(state?), stop).await,
                 () = stop.came() => Ok(()),
             }
         }
@@ -81,7 +89,7 @@ pub(crate) async fn run(
                 opened = Cluster::open(&data_dir, &held) => opened?,
                 () = stop.came() => return cluster::stop_whatever_runs(&data_dir, &held).await,
             };
-            with_cluster(opened, &data_dir, door, migrate, stop).await
+            with_cluster(opened, &data_dir, door, ready, migrate, stop).await
         }
     }
 }
@@ -91,6 +99,7 @@ async fn with_cluster(
     mut cluster: Cluster,
     data_dir: &DataDir,
     door: Door,
+    ready: impl FnOnce(AppState) -> AppState,
     migrate: bool,
     mut stop: StopSignal,
 ) -> anyhow::Result<()> {
@@ -98,7 +107,7 @@ async fn with_cluster(
     let serving = async {
         tokio::select! {
             state = prepare(data_dir, &app, Some(&owner), migrate) => {
-                serve(door, state?, stop).await
+                serve(door, ready(state?), stop).await
             }
             () = stop.came() => Ok(()),
         }

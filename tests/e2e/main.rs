@@ -30,6 +30,11 @@ mod server_roles;
 mod server_routes;
 mod server_tasks;
 
+mod signin_browser;
+mod signin_device;
+mod signin_invitation;
+mod signin_tokens;
+
 mod transit_issuers;
 mod transit_keys;
 mod transit_limits;

@@ -115,8 +115,8 @@ async fn what_exists_is_not_made_again_and_what_is_missing_is_named() {
     assert_eq!(cli.database.count("tenants").await, 1);
     assert_eq!(
         cli.database.count("audit_log").await,
-        2,
-        "each thing made is on record, each refusal is not"
+        3,
+        "each thing made is on record (the user's invitation too), each refusal is not"
     );
 }
 

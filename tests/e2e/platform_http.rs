@@ -135,6 +135,7 @@ async fn with_the_database_away_the_server_lives_and_says_when_to_come_back() {
         tenant: "5a0f1f4e-0000-4000-8000-000000000001".parse().unwrap(),
         user: UserId::from(Uuid::new_v4()),
         role: Role::Member,
+        device: None,
     };
     let ttl = std::time::Duration::from_secs(600);
     let token = coditect_server::auth::issue(&keys, &caller, jiff::Timestamp::now(), ttl).unwrap();

@@ -17,7 +17,13 @@ use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
 /// Tables that belong to no tenant, each with its reason in the migration that makes it.
-const WITHOUT_TENANT: [&str; 3] = ["login_directory", "schema_migrations", "server_instance"];
+const WITHOUT_TENANT: [&str; 5] = [
+    "device_codes",
+    "login_directory",
+    "schema_migrations",
+    "server_instance",
+    "sign_in_attempts",
+];
 
 /// The tables of the schema, as the catalogue has them.
 async fn tables(client: &Client) -> Vec<String> {

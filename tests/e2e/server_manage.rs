@@ -455,7 +455,7 @@ async fn tenant_delete_asks_whether_it_is_meant_takes_everything_and_keeps_the_a
         server.database.count("audit_log WHERE action = 'delete'").await,
         1
     );
-    assert_eq!(server.database.count("audit_log").await, 4);
+    assert_eq!(server.database.count("audit_log").await, 5);
     let gone = server.cli(&["tenant", "delete", "acme", "--yes"]).await;
     assert_eq!(gone.status.code(), Some(1), "{gone:#?}");
     assert!(!server.running().log().contains("panicked"));

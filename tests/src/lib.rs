@@ -10,15 +10,18 @@ pub mod secrets;
 pub mod server;
 
 pub mod api;
+pub mod browser;
 pub mod certificates;
 pub mod contents;
 pub mod daemon;
 pub mod issuer;
 pub mod manager;
+pub mod oauth;
 pub mod proxy;
 pub mod small_disk;
 pub mod stepped;
 pub mod two_devices;
+pub mod visitor;
 pub mod writer;
 
 pub mod deadline;

@@ -189,6 +189,7 @@ impl TestServer {
             tenant,
             user: UserId::from(id),
             role,
+            device: None,
         }
     }
 

@@ -3,6 +3,7 @@
 //! The owner is bound by row level security too (it is forced), so these commands open the same tenant transactions as
 //! requests do.
 
+pub(crate) mod device;
 pub(crate) mod directory;
 pub(crate) mod key;
 pub(crate) mod tenant;

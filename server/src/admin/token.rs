@@ -60,7 +60,11 @@ fn sign(issuer: &Issuer, caller: &Caller, ttl: Duration) -> anyhow::Result<Issue
     })
 }
 
-async fn find(pool: &Pool, email: &str, tenant: Option<&str>) -> anyhow::Result<Caller> {
+/// The user of an address, as a caller with the role that he has now.
+///
+/// # Errors
+/// If there is none, or several tenants have one and none was named.
+pub(crate) async fn find(pool: &Pool, email: &str, tenant: Option<&str>) -> anyhow::Result<Caller> {
     let wanted = match tenant {
         Some(name) => Some(tenant::find(pool, name).await?.0),
         None => None,
@@ -115,6 +119,7 @@ async fn member(pool: &Pool, tenant: TenantId, user: Uuid) -> anyhow::Result<Opt
             tenant,
             user: UserId::from(user),
             role,
+            device: None,
         },
     )))
 }

@@ -1,4 +1,4 @@
-//! `user create`.
+//! `user create` and `user invite`.
 
 use anyhow::{Context as _, bail};
 use coditect_shared::TenantId;
@@ -9,16 +9,18 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::directory::{self, Kind};
-use super::{Administration, audit, tenant, tx_for, whole};
+use super::{Administration, audit, tenant, token, tx_for, whole};
 use crate::auth::Role;
 use crate::config::{Options, Usage};
 use crate::external::subject_digest;
+use crate::signin::Invitation;
+use crate::tenant::TenantTx;
 
 /// Longest address, as RFC 5321 and the column have it.
 const EMAIL_MAX_CHARS: usize = 320;
 
 /// The row made, with its membership.
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 pub(crate) struct User {
     /// The same as `user_id`.
     pub(crate) id: Uuid,
@@ -29,6 +31,16 @@ pub(crate) struct User {
     pub(crate) email: String,
     pub(crate) role: Role,
     pub(crate) created_at: String,
+    #[serde(flatten)]
+    pub(crate) invitation: Invited,
+}
+
+/// A link with which a user sets his password. It is shown once, here.
+#[derive(Serialize)]
+pub(crate) struct Invited {
+    pub(crate) invitation_url: String,
+    /// When the link stops working.
+    pub(crate) invitation_expires_at: String,
 }
 
 /// Makes a user in a tenant.
@@ -41,11 +53,52 @@ pub(crate) async fn create(options: &Options, email: &str, tenant: &str, role: R
         return Err(Usage(format!("{email:?} is no e-mail address")).into());
     }
     let administration = Administration::open(options).await?;
-    let made = insert(&administration.pool, email, tenant, role).await;
+    let links = options.public_url(&administration.data_dir);
+    let made = insert(&administration.pool, email, tenant, role, &links).await;
     administration.close(made).await
 }
 
-async fn insert(pool: &Pool, email: String, tenant: &str, role: Role) -> anyhow::Result<User> {
+/// Makes a new link for a user who lost his, or his password.
+///
+/// # Errors
+/// If there is no such user, or several tenants have one and none was named.
+pub(crate) async fn invite(options: &Options, email: &str, tenant: Option<&str>) -> anyhow::Result<Invited> {
+    let administration = Administration::open(options).await?;
+    let links = options.public_url(&administration.data_dir);
+    let made = renew(&administration.pool, email, tenant, &links).await;
+    administration.close(made).await
+}
+
+async fn renew(pool: &Pool, email: &str, tenant: Option<&str>, links: &str) -> anyhow::Result<Invited> {
+    let caller = token::find(pool, email, tenant).await?;
+    let user: Uuid = caller.user.as_str().parse().context("reading the user's id")?;
+    let tx = tx_for(pool, caller.tenant).await?;
+    let invited = invitation(&tx, caller.tenant, user, links).await?;
+    tx.commit().await.map_err(whole)?;
+    Ok(invited)
+}
+
+async fn invitation(tx: &TenantTx, tenant: TenantId, user: Uuid, links: &str) -> anyhow::Result<Invited> {
+    let made = Invitation::make(tx, tenant, user)
+        .await
+        .map_err(whole)
+        .context("making an invitation")?;
+    audit(
+        tx,
+        &tenant.to_string(),
+        "create",
+        "invitations",
+        &user.to_string(),
+    )
+    .await
+    .map_err(whole)?;
+    Ok(Invited {
+        invitation_url: made.url(links),
+        invitation_expires_at: made.expires_at,
+    })
+}
+
+async fn insert(pool: &Pool, email: String, tenant: &str, role: Role, links: &str) -> anyhow::Result<User> {
     let (tenant_id, tenant) = tenant::find(pool, tenant).await?;
     let id = Uuid::new_v4();
     let tx = tx_for(pool, tenant_id).await?;
@@ -93,6 +146,7 @@ async fn insert(pool: &Pool, email: String, tenant: &str, role: Role) -> anyhow:
     audit(&tx, &tenant_id.to_string(), "create", "users", &id.to_string())
         .await
         .map_err(whole)?;
+    let invitation = invitation(&tx, tenant_id, id, links).await?;
     tx.commit().await.map_err(whole)?;
     Ok(User {
         id,
@@ -102,6 +156,7 @@ async fn insert(pool: &Pool, email: String, tenant: &str, role: Role) -> anyhow:
         email,
         role,
         created_at: row.get(0),
+        invitation,
     })
 }
 

@@ -24,6 +24,7 @@ use crate::auth::Caller;
 use crate::database::Address;
 use crate::error::ApiError;
 use crate::history;
+use crate::membership::Standing;
 use crate::routes::Doc;
 use crate::tenant::TenantTx;
 
@@ -96,7 +97,7 @@ struct Listener {
 }
 
 /// Waits until there is a head to tell: at once for the first, then whenever it moved. Ends with the stream's life, with
-/// the membership, and when the server stops.
+/// the membership, with the device's login, and when the server stops.
 async fn next_event(mut listener: Listener) -> Option<(Result<Event, Infallible>, Listener)> {
     loop {
         if *listener.state.stopping.borrow() {
@@ -105,13 +106,15 @@ async fn next_event(mut listener: Listener) -> Option<(Result<Event, Infallible>
         let cursor = listener.subscription.head();
         if listener.told.is_none_or(|told| cursor > told) {
             listener.told = Some(cursor);
-            let Caller { tenant, user, .. } = &listener.caller;
-            let role = listener
-                .state
-                .memberships
-                .role(&listener.state.pool, *tenant, user);
+            let (state, caller) = (&listener.state, &listener.caller);
+            let standing =
+                state
+                    .memberships
+                    .standing(&state.pool, caller.tenant, &caller.user, caller.device);
             // Also where the database is away: the device comes back, and is told how things stand.
-            role.await.ok().flatten()?;
+            let Ok(Standing::Member(_)) = standing.await else {
+                return None;
+            };
             // Numbers alone: this cannot fail to render.
             let event = Event::default()
                 .event("head")

@@ -65,6 +65,7 @@ async fn look(
             tenant,
             user: user.clone(),
             role: Role::Viewer,
+            device: None,
         };
         let tx = TenantTx::begin_snapshot(&state.pool, tenant, user).await?;
         if tenant_head.is_none() {

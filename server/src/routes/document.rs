@@ -96,6 +96,25 @@ impl Doc {
         self
     }
 
+    /// A form's body.
+    pub(crate) fn form<T: ToSchema>(mut self) -> Doc {
+        let reference = self.schema::<T>();
+        self.form_of(RefOr::Ref(reference))
+    }
+
+    /// A form's body that only our own pages send.
+    pub(crate) fn any_form(self) -> Doc {
+        let schema = ObjectBuilder::new().schema_type(Type::Object).build();
+        self.form_of(RefOr::T(Schema::Object(schema)))
+    }
+
+    fn form_of(mut self, schema: RefOr<Schema>) -> Doc {
+        let content = ContentBuilder::new().schema(Some(schema)).build();
+        let body = RequestBodyBuilder::new().content("application/x-www-form-urlencoded", content);
+        self.body = Some(body.required(Some(Required::True)).build());
+        self
+    }
+
     /// A JSON answer.
     pub(crate) fn json<T: ToSchema>(mut self, status: u16, description: &'static str) -> Doc {
         let reference = self.schema::<T>();
@@ -238,7 +257,7 @@ fn operation(route: Route) -> utoipa::openapi::path::Operation {
     if access != Access::Public {
         refuse(
             401,
-            "`token_missing`, `token_invalid`, `token_expired`, or `membership_ended`: the user is no member any more.",
+            "`token_missing`, `token_invalid`, `token_expired`, `membership_ended` (the user is no member any more) or `device_revoked`.",
         );
         if access != Access::May(Action::Read) {
             refuse(403, "`forbidden` or `read_only`: the role does not allow this.");
@@ -296,7 +315,11 @@ fn operation(route: Route) -> utoipa::openapi::path::Operation {
                 .name(name)
                 .parameter_in(ParameterIn::Path)
                 .required(Required::True)
-                .schema(Some(uuid_schema())),
+                .schema(Some(if name.ends_with("id") {
+                    uuid_schema()
+                } else {
+                    text_schema()
+                })),
         );
     }
     for parameter in doc.parameters {
@@ -365,6 +388,12 @@ fn refusal(description: &str) -> Response {
         )
         .header("x-request-id", id)
         .build()
+}
+
+fn text_schema() -> RefOr<Schema> {
+    RefOr::T(Schema::Object(
+        ObjectBuilder::new().schema_type(Type::String).build(),
+    ))
 }
 
 fn uuid_schema() -> RefOr<Schema> {
