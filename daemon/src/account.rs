@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Context;
-use coditect_shared::{TenantId, UserId, wire};
+use coditect_shared::{DeviceId, TenantId, UserId, wire};
 use serde::{Deserialize, Serialize};
 use url::Url;
 use uuid::Uuid;
@@ -24,6 +24,9 @@ pub struct Account {
     pub user: String,
     pub role: String,
     pub credential_store: CredentialStore,
+    /// This workstation as the server knows it from a device login. It stays through later logins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sign_in_device: Option<DeviceId>,
 }
 
 impl Account {
@@ -37,6 +40,7 @@ impl Account {
             user: answer.user,
             role: answer.role,
             credential_store,
+            sign_in_device: None,
         }
     }
 
@@ -122,6 +126,7 @@ mod tests {
             user: "a@acme.test".into(),
             role: "member".into(),
             credential_store: CredentialStore::File,
+            sign_in_device: None,
         }
     }
 

@@ -16,7 +16,7 @@ use crate::paths::{Paths, Platform};
 
 const EXAMPLES: &str = "\
 Examples:
-  coditect-server token issue --user a@acme.test | coditect-sync login --server http://127.0.0.1:8377 --token-stdin
+  coditect-sync login --server https://sync.acme.test   shows an address and a code to approve it with
   coditect-sync run                        the daemon, in the foreground
   coditect-sync service install            the same in the background, after each login
   coditect-sync ingest ~/.claude/projects  Claude Code's transcripts into context.db
@@ -39,10 +39,15 @@ Examples:
 const LOGIN_EXAMPLES: &str = "\
 The file is bound to the account at the first login and stays so: one customer's sessions must not flow to another.
 
+Without --token-stdin it shows an address and a code, and waits until somebody has approved it there in a browser. With
+--json it prints them as one line of JSON, and the account as another. The login renews itself until it is ended: by
+`logout`, or at the server.
+
 Before the first upload it shows what would leave this machine, project by project, and asks; --yes skips the question.
 Whoever pipes a token in where there is no terminal has decided: then the list is only a remark.
 
 Examples:
+  coditect-sync login --server https://sync.acme.test
   coditect-server token issue --user a@acme.test | coditect-sync login --server http://127.0.0.1:8377 --token-stdin
   coditect-sync login --server https://sync.acme.test --token-stdin --insecure-storage < token.txt";
 
@@ -307,7 +312,7 @@ pub struct Login {
     /// The server's address [default: `server` in config.toml]
     #[arg(long, value_name = "URL")]
     pub server: Option<Url>,
-    /// Read an access token from standard input
+    /// Read an access token from standard input, instead of a login by browser
     #[arg(long)]
     pub token_stdin: bool,
     /// Keep the token in a file that only you can read, for machines without a keyring
@@ -319,7 +324,7 @@ pub struct Login {
     /// Do not ask before the first upload
     #[arg(long, short = 'y')]
     pub yes: bool,
-    /// Print the account as JSON
+    /// Print address and code, then the account, each as a line of JSON
     #[arg(long)]
     pub json: bool,
 }

@@ -21,8 +21,16 @@ const SERVICE: &str = "coditect-sync";
 const KEYRING_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A token or key. Neither Debug nor Display show it.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
 pub struct Secret(String);
+
+/// What lets a workstation in: an access token that was piped in, alone; or a pair that a device login gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tokens {
+    pub access: Secret,
+    pub refresh: Option<Secret>,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -56,20 +64,68 @@ impl Secret {
         &self.0
     }
 
-    /// When the token ends, if it is one that says so (a JWT). Not checked by its signature: for display only.
+    /// When the token ends, if it is one that says so (a JWT). Not checked by its signature: a hint only.
     pub fn expires_at(&self) -> Option<jiff::Timestamp> {
+        jiff::Timestamp::from_second(self.claims()?.exp).ok()
+    }
+
+    /// For how long the token was made, if it says so. Unlike its end, this asks no clock of ours.
+    pub fn life(&self) -> Option<Duration> {
+        let claims = self.claims()?;
+        let secs = claims.exp.checked_sub(claims.iat?)?;
+        u64::try_from(secs).ok().map(Duration::from_secs)
+    }
+
+    fn claims(&self) -> Option<Claims> {
         use base64::Engine as _;
 
-        #[derive(Deserialize)]
-        struct Claims {
-            exp: i64,
-        }
         let payload = self.0.split('.').nth(1)?;
         let json = base64::engine::general_purpose::URL_SAFE_NO_PAD
             .decode(payload)
             .ok()?;
-        let claims: Claims = serde_json::from_slice(&json).ok()?;
-        jiff::Timestamp::from_second(claims.exp).ok()
+        serde_json::from_slice(&json).ok()
+    }
+}
+
+/// Seconds since 1970.
+#[derive(Deserialize)]
+struct Claims {
+    exp: i64,
+    iat: Option<i64>,
+}
+
+/// A pair, as it is stored.
+#[derive(Serialize, Deserialize)]
+struct Pair {
+    access_token: String,
+    refresh_token: String,
+}
+
+impl Tokens {
+    /// From what was stored: a pair, or an access token as it is.
+    pub fn read(stored: &Secret) -> Tokens {
+        match serde_json::from_str::<Pair>(&stored.0) {
+            Ok(pair) => Tokens {
+                access: Secret(pair.access_token),
+                refresh: Some(Secret(pair.refresh_token)),
+            },
+            Err(_) => Tokens {
+                access: stored.clone(),
+                refresh: None,
+            },
+        }
+    }
+
+    /// To be stored, as one secret: a crash never leaves one half of another pair.
+    pub fn to_secret(&self) -> Secret {
+        let Some(refresh) = &self.refresh else {
+            return self.access.clone();
+        };
+        let pair = Pair {
+            access_token: self.access.0.clone(),
+            refresh_token: refresh.0.clone(),
+        };
+        Secret(serde_json::to_string(&pair).expect("two texts render as JSON"))
     }
 }
 
@@ -252,6 +308,30 @@ mod tests {
         assert_eq!(token.expires_at().unwrap().as_second(), 1_800_000_000);
         for other in ["", "a.b.c", "opaque", "e30.e30.c2ln"] {
             assert_eq!(Secret::new(other).expires_at(), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_life_of_a_token_is_read_without_a_clock() {
+        let token = Secret::new("e30.eyJleHAiOjE4MDAwMDA5MDAsImlhdCI6MTgwMDAwMDAwMH0.c2ln");
+        assert_eq!(token.life(), Some(Duration::from_secs(900)));
+        assert_eq!(Secret::new("e30.eyJleHAiOjE4MDAwMDAwMDB9.c2ln").life(), None);
+    }
+
+    #[test]
+    fn a_pair_and_a_token_alone_come_back_as_stored() {
+        let (access, refresh) = (Secret::new("a.b.c"), Some(Secret::new("t.r")));
+        for tokens in [
+            Tokens {
+                access: access.clone(),
+                refresh,
+            },
+            Tokens {
+                access,
+                refresh: None,
+            },
+        ] {
+            assert_eq!(Tokens::read(&tokens.to_secret()), tokens);
         }
     }
 

@@ -257,7 +257,7 @@ pub fn judge_daemon(status: Option<&Status>, start: &str) -> Finding {
 }
 
 pub fn judge_token(expires_at: Option<Timestamp>, now: Timestamp) -> Finding {
-    let remedy = "log in again: coditect-sync login --server URL --token-stdin";
+    let remedy = "log in again: coditect-sync login --server URL";
     match expires_at.map(|at| at.duration_since(now)) {
         None => Finding::ok("token", "there is one"),
         Some(left) if left <= SignedDuration::ZERO => {

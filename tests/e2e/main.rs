@@ -31,6 +31,7 @@ mod server_routes;
 mod server_tasks;
 
 mod signin_browser;
+mod signin_daemon;
 mod signin_device;
 mod signin_invitation;
 mod signin_tokens;

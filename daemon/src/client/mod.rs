@@ -1,8 +1,10 @@
 //! Talks to the server over HTTP. Every call ends: with a result, or with a failure that says whether and when it is
 //! worth trying again. Nothing is retried here, that is the loop's business.
 
+pub mod access;
 pub mod events;
 pub mod outcome;
+pub mod sign_in;
 
 use std::error::Error as _;
 use std::net::IpAddr;
@@ -14,17 +16,20 @@ use anyhow::Context;
 use coditect_shared::wire::{self, DEVICE_HEADER, DigestAnswer, HeadEvent, PullQuery};
 use coditect_shared::{DeviceId, limits};
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, LOCATION,
-    RETRY_AFTER,
+    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, LOCATION, RETRY_AFTER,
 };
-use reqwest::{Method, RequestBuilder, Response};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use crate::credential::Secret;
+use crate::account::Account;
+use crate::credential::{Secret, Tokens};
+use crate::paths::Paths;
+use access::{Access, Place, Renewal};
 use events::EventReader;
 use outcome::{Answer, interpret};
 pub use outcome::{Failure, Problem, PullOutcome, PushOutcome};
+use sign_in::SignIn;
 
 /// DNS, TCP and TLS together. A laptop that wakes up needs a few seconds for its network.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,7 +58,7 @@ pub(crate) const LONGEST_EXCHANGE: Duration = Duration::from_secs(3_600);
 pub struct Client {
     http: reqwest::Client,
     server: Url,
-    authorization: HeaderValue,
+    access: Access,
     device: DeviceId,
     silence_limit: Duration,
 }
@@ -76,31 +81,42 @@ impl Client {
         token: &Secret,
         ca_file: Option<&Path>,
     ) -> anyhow::Result<Client> {
-        let mut authorization = HeaderValue::try_from(format!("Bearer {}", token.expose()))
-            .ok()
-            .context("the token holds characters that no HTTP header can carry: log in again")?;
-        authorization.set_sensitive(true);
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("coditect-sync/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_keepalive(SILENCE_LIMIT)
-            // The server redirects nobody; a captive portal does, and must not be followed with the user's rows.
-            .redirect(reqwest::redirect::Policy::none());
-        if is_loopback(server) {
-            // A proxy would look for the server on its own machine.
-            builder = builder.no_proxy();
-        }
-        if server.scheme() == "http" {
-            // Without TLS no certificates are needed, and a fresh machine has none, which would fail the client.
-            builder = builder.tls_certs_only([]);
-        } else if let Some(file) = ca_file {
-            builder = builder.tls_certs_only(authorities(file)?);
-        }
-        let http = builder.build().context("setting up HTTP")?;
+        Client::with_access(server, device, Access::new(token, None)?, ca_file)
+    }
+
+    /// The access of whoever is logged in, with what is stored of the login. Tokens of a device login renew themselves.
+    pub fn of_account(
+        account: &Account,
+        paths: &Paths,
+        device: DeviceId,
+        stored: &Secret,
+        ca_file: Option<&Path>,
+    ) -> anyhow::Result<Client> {
+        let Tokens { access, refresh } = Tokens::read(stored);
+        let renewal = match (refresh, account.sign_in_device) {
+            (Some(_), Some(sign_in_device)) => Some(Renewal::new(
+                SignIn::new(&account.server, sign_in_device, ca_file)?,
+                Place {
+                    file: paths.credentials.clone(),
+                    key: account.credential_key(&paths.account),
+                    store: account.credential_store,
+                },
+            )),
+            (Some(_) | None, _) => None,
+        };
+        Client::with_access(&account.server, device, Access::new(&access, renewal)?, ca_file)
+    }
+
+    fn with_access(
+        server: &Url,
+        device: DeviceId,
+        access: Access,
+        ca_file: Option<&Path>,
+    ) -> anyhow::Result<Client> {
         Ok(Client {
-            http,
+            http: http(server, ca_file)?,
             server: server.clone(),
-            authorization,
+            access,
             device,
             silence_limit: SILENCE_LIMIT,
         })
@@ -177,7 +193,6 @@ impl Client {
         let url = format!("{}/api/v1/{route}", self.server.as_str().trim_end_matches('/'));
         self.http
             .request(method, url)
-            .header(AUTHORIZATION, self.authorization.clone())
             .header(DEVICE_HEADER, self.device.to_string())
     }
 
@@ -190,15 +205,20 @@ impl Client {
         self.read(response).await
     }
 
-    /// Until the head of the answer is here.
+    /// Until the head of the answer is here. A token that is refused is renewed, if it can be, and the request is made
+    /// again: it has done nothing.
     async fn send(&self, request: RequestBuilder, body_bytes: u64) -> Result<Response, Failure> {
-        let limit = ANSWER_TIMEOUT + Duration::from_secs(body_bytes / UPLINK_MIN_BYTES_PER_SEC);
-        match tokio::time::timeout(limit, request.send()).await {
-            Ok(sent) => sent.map_err(unreachable),
-            Err(_) => Err(Failure::Unreachable {
-                reason: format!("no answer within {} s", limit.as_secs()),
-            }),
+        let bearer = self.access.header().await?;
+        let again = request.try_clone();
+        let request = request.header(AUTHORIZATION, bearer.clone());
+        let response = send_once(request, body_bytes).await?;
+        if response.status() == StatusCode::UNAUTHORIZED
+            && let Some(again) = again
+            && let Some(renewed) = self.access.instead_of(&bearer).await
+        {
+            return send_once(again.header(AUTHORIZATION, renewed?), body_bytes).await;
         }
+        Ok(response)
     }
 
     async fn read<T: DeserializeOwned>(&self, mut response: Response) -> Result<T, Problem> {
@@ -281,6 +301,37 @@ fn authorities(file: &Path) -> anyhow::Result<Vec<reqwest::Certificate>> {
     let found = reqwest::Certificate::from_pem_bundle(&pem).with_context(doing)?;
     anyhow::ensure!(!found.is_empty(), "{}: there is none in PEM", doing());
     Ok(found)
+}
+
+async fn send_once(request: RequestBuilder, body_bytes: u64) -> Result<Response, Failure> {
+    let limit = ANSWER_TIMEOUT + Duration::from_secs(body_bytes / UPLINK_MIN_BYTES_PER_SEC);
+    match tokio::time::timeout(limit, request.send()).await {
+        Ok(sent) => sent.map_err(unreachable),
+        Err(_) => Err(Failure::Unreachable {
+            reason: format!("no answer within {} s", limit.as_secs()),
+        }),
+    }
+}
+
+/// Connections to one server. Fails without any TLS certificates to trust.
+fn http(server: &Url, ca_file: Option<&Path>) -> anyhow::Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("coditect-sync/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_keepalive(SILENCE_LIMIT)
+        // The server redirects nobody; a captive portal does, and must not be followed with the user's rows.
+        .redirect(reqwest::redirect::Policy::none());
+    if is_loopback(server) {
+        // A proxy would look for the server on its own machine.
+        builder = builder.no_proxy();
+    }
+    if server.scheme() == "http" {
+        // Without TLS no certificates are needed, and a fresh machine has none, which would fail the client.
+        builder = builder.tls_certs_only([]);
+    } else if let Some(file) = ca_file {
+        builder = builder.tls_certs_only(authorities(file)?);
+    }
+    builder.build().context("setting up HTTP")
 }
 
 /// Whether the URL's host is this machine, seen from itself.

@@ -7,7 +7,7 @@ use super::daemon::Daemon;
 use crate::account::Account;
 use crate::cli::Setup;
 use crate::client::Client;
-use crate::credential::{self, CredentialStore, Secret};
+use crate::credential::{self, CredentialStore, Secret, Tokens};
 use crate::doctor::{self, Finding, Level};
 use crate::output::{self, Fault};
 use coditect_shared::DeviceId;
@@ -57,7 +57,11 @@ async fn account(setup: &Setup) -> Vec<Finding> {
     let Some(token) = token(&account, setup, &mut findings).await else {
         return findings;
     };
-    findings.push(doctor::judge_token(token.expires_at(), Timestamp::now()));
+    let tokens = Tokens::read(&token);
+    findings.push(match tokens.refresh {
+        Some(_) => Finding::ok("token", "one that renews itself"),
+        None => doctor::judge_token(tokens.access.expires_at(), Timestamp::now()),
+    });
     server(&account, &token, setup, &mut findings).await;
     findings
 }
@@ -82,7 +86,7 @@ async fn keyring(needed: CredentialStore) -> Finding {
 }
 
 async fn token(account: &Account, setup: &Setup, findings: &mut Vec<Finding>) -> Option<Secret> {
-    let again = "log in again: coditect-sync login --server URL --token-stdin";
+    let again = "log in again: coditect-sync login --server URL";
     match super::load_token(account, setup).await {
         Ok(Some(token)) => return Some(token),
         Ok(None) => findings.push(Finding::problem(
@@ -97,7 +101,13 @@ async fn token(account: &Account, setup: &Setup, findings: &mut Vec<Finding>) ->
 
 async fn server(account: &Account, token: &Secret, setup: &Setup, findings: &mut Vec<Finding>) {
     let ca_file = setup.ca_file();
-    let client = match Client::new(&account.server, DeviceId(Uuid::nil()), token, ca_file.as_deref()) {
+    let client = match Client::of_account(
+        account,
+        &setup.paths,
+        DeviceId(Uuid::nil()),
+        token,
+        ca_file.as_deref(),
+    ) {
         Ok(client) => client,
         Err(error) => {
             findings.push(Finding::problem(

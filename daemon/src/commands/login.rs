@@ -1,5 +1,5 @@
-//! `login`: asks the server whom the token speaks for, stores the secret, binds the file, and writes the account last:
-//! a step that fails leaves nothing behind that the daemon would take for a login.
+//! `login`: gets tokens, by device login or piped in; asks the server whom they speak for, stores the secret, binds the
+//! file, and writes the account last: a step that fails leaves nothing behind that the daemon would take for a login.
 
 use std::io::{IsTerminal, Read};
 
@@ -11,11 +11,12 @@ use url::Url;
 use uuid::Uuid;
 
 use super::daemon::Daemon;
-use super::{consent, fault_of};
+use super::{approval, consent, fault_of};
 use crate::account::Account;
 use crate::cli::{self, Setup};
-use crate::client::{Client, is_loopback};
-use crate::credential::{self, CredentialStore, Secret};
+use crate::client::sign_in::SignIn;
+use crate::client::{Client, access, is_loopback};
+use crate::credential::{self, CredentialStore, Secret, Tokens};
 use crate::disk;
 use crate::output::{self, Fault, remark};
 use crate::status::age;
@@ -28,17 +29,47 @@ pub(super) async fn run(args: &cli::Login, setup: &Setup) -> Result<(), Fault> {
     let server = args.server.as_ref().or(setup.config.server.as_ref());
     let server = server.ok_or_else(|| Fault::Usage("which server? name it with --server URL".into()))?;
     check_server(server, args.allow_http).map_err(Fault::Usage)?;
-    if !args.token_stdin {
-        return Err(Fault::Usage(format!(
-            "logging in by browser is not built yet: pipe an access token in, such as\n  \
-             coditect-server token issue --user a@acme.test | {}",
-            setup.command(&format!("login --server {server} --token-stdin"))
-        )));
+    if args.token_stdin {
+        let tokens = Tokens {
+            access: read_token()?,
+            refresh: None,
+        };
+        return with_tokens(args, setup, server, &tokens, None).await;
     }
-    let token = read_token()?;
+    let (sign_in, device) = sign_in(server, setup)?;
+    let tokens = approval::wait_for(&sign_in, args.json).await?;
+    let done = with_tokens(args, setup, server, &tokens, Some(device)).await;
+    if done.is_err()
+        && let Some(refresh) = &tokens.refresh
+    {
+        // Nothing was stored: nobody has these tokens.
+        let _ = sign_in.revoke(refresh).await;
+    }
+    done
+}
 
+/// The device that signs in: the same as at the last login of this workstation, or a new one.
+fn sign_in(server: &Url, setup: &Setup) -> Result<(SignIn, DeviceId), Fault> {
+    let before = Account::load(&setup.paths.account).unwrap_or_default();
+    let known = before.and_then(|before| before.sign_in_device);
+    let device = known.unwrap_or_else(|| DeviceId(Uuid::new_v4()));
+    Ok((SignIn::new(server, device, setup.ca_file().as_deref())?, device))
+}
+
+async fn with_tokens(
+    args: &cli::Login,
+    setup: &Setup,
+    server: &Url,
+    tokens: &Tokens,
+    sign_in_device: Option<DeviceId>,
+) -> Result<(), Fault> {
     // The device is that of the file, which is not touched before the server has agreed.
-    let client = Client::new(server, DeviceId(Uuid::nil()), &token, setup.ca_file().as_deref())?;
+    let client = Client::new(
+        server,
+        DeviceId(Uuid::nil()),
+        &tokens.access,
+        setup.ca_file().as_deref(),
+    )?;
     let answer = client.account().await.map_err(fault_of)?;
 
     disk::refuse_network(&setup.paths.context_db)?;
@@ -52,10 +83,14 @@ pub(super) async fn run(args: &cli::Login, setup: &Setup) -> Result<(), Fault> {
         store.bind(instance, tenant, &user).map_err(store_fault)?;
     }
     let mut account = Account::new(server.clone(), answer, CredentialStore::Keyring);
+    account.sign_in_device = sign_in_device;
     let key = account.credential_key(&setup.paths.account);
+    let secret = tokens.to_secret();
+    let kept = access::lock(&setup.paths.credentials).await?;
     account.credential_store =
-        credential::store(&setup.paths.credentials, &key, &token, args.insecure_storage)
+        credential::store(&setup.paths.credentials, &key, &secret, args.insecure_storage)
             .map_err(anyhow::Error::new)?;
+    drop(kept);
     // A new file is bound only now: without a place for the token it must stay free for another account.
     store.bind(instance, tenant, &user).map_err(store_fault)?;
     store.name_binding(&account.whose()).map_err(anyhow::Error::new)?;
@@ -64,7 +99,7 @@ pub(super) async fn run(args: &cli::Login, setup: &Setup) -> Result<(), Fault> {
         forget_former(&before, &account, setup);
     }
     let running = Daemon::of(setup)?.tell_if_running("reload").await?;
-    report(args, setup, &account, &token, running, &leaving)
+    report(args, setup, &account, tokens, running, &leaving)
 }
 
 /// Why this address is not logged in to.
@@ -138,11 +173,15 @@ fn report(
     args: &cli::Login,
     setup: &Setup,
     account: &Account,
-    token: &Secret,
+    tokens: &Tokens,
     running: bool,
     leaving: &Value,
 ) -> Result<(), Fault> {
-    let expires_at = token.expires_at();
+    // Tokens that renew themselves have no end that concerns anybody.
+    let expires_at = match &tokens.refresh {
+        Some(_) => None,
+        None => tokens.access.expires_at(),
+    };
     if args.json {
         let result = json!({
             "account": account,

@@ -1,5 +1,6 @@
 //! What each command does, one module each.
 
+mod approval;
 mod config;
 mod consent;
 mod daemon;

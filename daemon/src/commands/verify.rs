@@ -89,8 +89,9 @@ async fn client(setup: &Setup) -> Result<Client, Fault> {
         .ok_or_else(|| Fault::NotLoggedIn(format!("the token is gone; {log_in}")))?;
     let store = Store::open(&setup.paths.context_db).map_err(anyhow::Error::new)?;
     let device = store.device_id().map_err(anyhow::Error::new)?;
-    Ok(Client::new(
-        &account.server,
+    Ok(Client::of_account(
+        &account,
+        &setup.paths,
         device,
         &token,
         setup.ca_file().as_deref(),

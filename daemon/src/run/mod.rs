@@ -556,7 +556,14 @@ impl Daemon {
         );
         let Some(secret) = secret else { return Ok(None) };
         let ca_file = self.settings.ca_file();
-        Client::new(&account.server, files.device_id()?, &secret, ca_file.as_deref()).map(Some)
+        Client::of_account(
+            &account,
+            &self.paths,
+            files.device_id()?,
+            &secret,
+            ca_file.as_deref(),
+        )
+        .map(Some)
     }
 
     fn failure(&mut self, failure: &Failure) -> Outcome {
