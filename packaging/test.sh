@@ -27,3 +27,6 @@ cargo build --workspace --bins --locked
 
 step "tests"
 cargo test --workspace --locked "$@"
+
+step "the server against its own OpenAPI document"
+sh packaging/openapi-test.sh

@@ -22,7 +22,7 @@ pub(crate) const LIMIT_MAX: u32 = 500;
 #[derive(Debug, Deserialize, IntoParams)]
 pub(crate) struct Page {
     /// Most rows wanted.
-    #[param(minimum = 1, maximum = 500, default = 100)]
+    #[param(required = false, minimum = 1, maximum = 500, default = 100)]
     pub(crate) limit: u32,
     /// `next` of the page before.
     pub(crate) after: Option<Uuid>,
@@ -40,7 +40,7 @@ impl FromRequestParts<AppState> for Page {
     }
 }
 
-/// The query's parameters by name. Unknown ones are ignored, empty ones count as left out, of several the last counts.
+/// The query's parameters by name. Unknown ones are ignored, of several the last counts.
 pub(crate) struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
@@ -51,11 +51,7 @@ impl Parameters {
     }
 
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
-        let named = self
-            .0
-            .iter()
-            .rev()
-            .find(|(key, value)| key == name && !value.is_empty());
+        let named = self.0.iter().rev().find(|(key, _)| key == name);
         named.map(|(_, value)| value.as_str())
     }
 

@@ -23,6 +23,7 @@ pub struct Origin {
     pub content_hash: ContentHash,
     /// The n-th time this text stands in this session, from 0.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = i64, minimum = 0))]
     pub occurrence: u32,
 }
 
@@ -50,6 +51,7 @@ pub struct MessageRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_hash: Option<String>,
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = i64, minimum = 0))]
     pub occurrence: u32,
     /// The writer's own text, given back in the same spelling.
     #[serde(default, skip_serializing_if = "Option::is_none")]

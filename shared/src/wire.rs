@@ -108,7 +108,7 @@ pub struct PullQuery {
     pub mark: Option<String>,
     /// The newest cursor and mark of any answer ever seen, as `CURSOR:MARK`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", param(pattern = "^[0-9]+:.*$"))]
+    #[cfg_attr(feature = "openapi", param(pattern = "^([0-9]{1,18}:.*)?$"))]
     pub witness: Option<String>,
     /// A replica serves only if it has reached this cursor.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -56,14 +56,15 @@ pub(crate) struct AuditEntry {
 #[derive(Debug, Default, IntoParams)]
 pub(crate) struct Wanted {
     /// Most entries wanted.
-    #[param(minimum = 1, maximum = 500, default = 100)]
+    #[param(required = false, minimum = 1, maximum = 500, default = 100)]
     limit: u32,
     /// `next` of the page before.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, pattern = "^[0-9]{1,17}\\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
     after: Option<Place>,
     /// Only of this user's id.
     actor: Option<String>,
     /// Only `create`, `read`, `update` or `delete`.
+    #[param(pattern = "^(create|read|update|delete)$")]
     action: Option<String>,
     /// Only of this table.
     table: Option<String>,
@@ -201,8 +202,8 @@ impl std::str::FromStr for Place {
     fn from_str(text: &str) -> Result<Place, ()> {
         let (micros, id) = text.split_once('.').ok_or(())?;
         let micros = micros.parse().map_err(|_| ())?;
-        // Within the years that PostgreSQL's times surely hold.
-        if !(0..=253_402_300_799_000_000).contains(&micros) {
+        // Seventeen digits, some 3,000 years: PostgreSQL's times surely hold them.
+        if !(0..100_000_000_000_000_000).contains(&micros) {
             return Err(());
         }
         Ok(Place {

@@ -42,7 +42,7 @@ use lock::{Committed, Head};
 pub(crate) fn doc() -> Doc {
     Doc::new("A device's batch")
         .description(
-            "Stored in one transaction, once: the same bytes sent again get the stored answer. A bad record is refused alone, in `rejected`.",
+            "Stored in one transaction, once: the same bytes sent again get the stored answer. A bad record is refused alone, in `rejected`: session_id, active_form, project_id and hardware_id have at most 255 characters, task_id, role and client_version 50, a time 100, other texts 8 MiB, metadata 1 MiB; U+0000 is in none.",
         )
         .device()
         .body::<PushRequest>()

@@ -286,6 +286,12 @@ fn operation(route: Route) -> utoipa::openapi::path::Operation {
             "`unsupported_media_type`: the body's encoding is none that the server reads.",
         );
     }
+    if access != Access::Public {
+        refuse(
+            429,
+            "`too_many_requests`: the device or user asks too often; come back after `Retry-After`.",
+        );
+    }
     refuse(
         500,
         "`internal`: a fault of the server; its log has the cause under the request's id.",
