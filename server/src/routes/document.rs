@@ -252,7 +252,11 @@ fn operation(route: Route) -> utoipa::openapi::path::Operation {
     let has_body = doc.body.is_some();
     let mut answers = doc.answers;
     let mut refuse = |status: u16, description: &str| {
-        answers.entry(status).or_insert_with(|| refusal(description));
+        let said = answers.entry(status).or_insert_with(|| refusal(description));
+        // A page refuses in HTML, but what keeps a request from reaching it does so in JSON.
+        for (kind, content) in refusal(description).content {
+            said.content.entry(kind).or_insert(content);
+        }
     };
     if access != Access::Public {
         refuse(
