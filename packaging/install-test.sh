@@ -34,9 +34,9 @@ finish() {
     code=$?
     trap - EXIT
     trap : INT TERM HUP
-    stop_detached "$second_pid" coditect-sync
-    stop_detached "$home/.local/share/coditect/sync.pid" coditect-sync
-    stop_detached "$scratch/server/server.pid" coditect-server
+    stop_detached "$second_pid" "$prefix/bin/coditect-sync"
+    stop_detached "$home/.local/share/coditect/sync.pid" "$prefix/bin/coditect-sync"
+    stop_detached "$scratch/server/server.pid" "$prefix/bin/coditect-server"
     if [ "$code" -ne 0 ]; then
         for log in "$scratch"/*.log "$scratch"/server/*.log "$home"/.local/share/coditect/*.log; do
             [ -s "$log" ] || continue
@@ -54,7 +54,8 @@ trap 'exit 143' TERM HUP
 # What this machine's user has is not seen by anything below.
 export HOME="$home" XDG_CONFIG_HOME="$home/.config" XDG_DATA_HOME="$home/.local/share" XDG_STATE_HOME="$home/.local/state"
 export XDG_CACHE_HOME="$home/.cache" XDG_RUNTIME_DIR="$scratch/run"
-unset DBUS_SESSION_BUS_ADDRESS CODITECT_HOME CODITECT_CONTEXT_DB CODITECT_DATA_DIR CODITECT_DATABASE_URL 2>/dev/null || true
+unset DBUS_SESSION_BUS_ADDRESS
+forget_environment
 
 port=$((20000 + $$ % 20000))
 install() {
@@ -63,6 +64,19 @@ install() {
 }
 sync() { "$prefix/bin/coditect-sync" "$@"; }
 
+say "== what is refused, before anything is changed"
+code=0
+install --listen "0.0.0.0:$port" >"$scratch/refused.log" 2>&1 || code=$?
+[ "$code" -eq 2 ] || { cat "$scratch/refused.log"; fail "a local server would be open to the network (exit code $code)"; }
+mkdir -p "$prefix/bin"
+echo "somebody else's" >"$prefix/bin/coditect-server"
+if install >"$scratch/refused.log" 2>&1; then fail "it replaces a program that it did not install"; fi
+grep -q 'move it away' "$scratch/refused.log" || { cat "$scratch/refused.log"; fail "it does not say what to do"; }
+grep -q "somebody else's" "$prefix/bin/coditect-server" || fail "it replaced a program that it did not install"
+rm "$prefix/bin/coditect-server"
+cat "$scratch/refused.log"
+
+say ""
 say "== a first installation"
 install >"$scratch/first.log" 2>&1 || { cat "$scratch/first.log"; fail "the installation failed"; }
 cat "$scratch/first.log"
@@ -81,10 +95,11 @@ line 1 "the first line" >>"$transcript"
 has() { # LINES COMMAND…: whether the session is listed with so many messages
     lines=$1
     shift
-    "$@" sessions --json | tr -d ' \n' | grep -q "\"session_id\":\"$session\"[^}]*\"messages\":$lines[,}]"
+    "$@" sessions --json | tr -d ' \n' | grep -q "\"session_id\":\"$session\"[^}]*\"messages\":${lines}[,}]"
 }
 wait_for "the first line" 600 has 1 sync || { sync sessions --json; fail "the first line is not in \`sessions\`"; }
 # Half a line, and its end.
+# shellcheck disable=SC2129 # opened anew for each piece, as by Claude Code
 line 2 "the second line" | head -c 100 >>"$transcript"
 line 2 "the second line" | tail -c +101 >>"$transcript"
 line 3 "the third line" >>"$transcript"
@@ -127,6 +142,46 @@ if grep -E '^(installed|started|made|logged in)' "$scratch/again.log"; then fail
 grep '^already\|already,' "$scratch/again.log"
 
 say ""
+say "== an upgrade starts again what changed, and nothing else"
+mkdir "$scratch/newer"
+cp "$bin/coditect-server" "$bin/coditect-sync" "$scratch/newer"
+# upgrade LOG COMMAND…: notes which processes ran before.
+upgrade() {
+    log=$scratch/$1.log
+    shift
+    server_before=$(cat "$scratch/server/server.pid") sync_before=$(cat "$(dirname "$account")/sync.pid")
+    "$@" >"$log" 2>&1 </dev/null || { cat "$log"; fail "the upgrade failed"; }
+    is_running "$scratch/server/server.pid" "$prefix/bin/coditect-server" || { cat "$log"; fail "no server runs"; }
+    is_running "$(dirname "$account")/sync.pid" "$prefix/bin/coditect-sync" || { cat "$log"; fail "no daemon runs"; }
+}
+server_is_same() { [ "$(cat "$scratch/server/server.pid")" = "$server_before" ]; }
+sync_is_same() { [ "$(cat "$(dirname "$account")/sync.pid")" = "$sync_before" ]; }
+# A byte after its end changes a program's file and not what it does.
+printf x >>"$scratch/newer/coditect-sync"
+upgrade newer-sync install --programs "$scratch/newer"
+server_is_same || fail "the server was started again without need"
+if sync_is_same; then fail "the daemon still runs the program of before"; fi
+printf x | tee -a "$scratch/newer/coditect-sync" >>"$scratch/newer/coditect-server"
+upgrade newer-both sh "$root/packaging/install.sh" --programs "$scratch/newer"
+if server_is_same; then fail "without --local the server still runs the program of before"; fi
+if sync_is_same; then fail "without --local the daemon still runs the program of before"; fi
+grep '^started' "$scratch/newer-both.log"
+upgrade newer-same sh "$root/packaging/install.sh" --programs "$scratch/newer"
+server_is_same || fail "the server was started again without need"
+sync_is_same || fail "the daemon was started again without need"
+
+say ""
+say "== only what was asked for is remembered"
+sh "$root/packaging/install.sh" --prefix "$scratch/other" --programs "$bin" >"$scratch/other.log" 2>&1 </dev/null ||
+    { cat "$scratch/other.log"; fail "the installation failed"; }
+grep -qx 'no_service=' "$scratch/other/share/coditect-install/chosen" ||
+    fail "that no service manager was there at first is remembered as a wish"
+sh "$root/packaging/uninstall.sh" --prefix "$scratch/./other/" >"$scratch/other.log" 2>&1 || { cat "$scratch/other.log"; fail "uninstalling failed"; }
+[ -z "$(find "$scratch/other" ! -type d)" ] || fail "something of it was left behind"
+is_running "$scratch/server/server.pid" "$prefix/bin/coditect-server" || fail "it stopped another installation's server"
+is_running "$(dirname "$account")/sync.pid" "$prefix/bin/coditect-sync" || fail "it stopped another installation's daemon"
+
+say ""
 say "== a login that grows old is renewed"
 touch -t 200001010000 "$account"
 install >"$scratch/renewed.log" 2>&1 || { cat "$scratch/renewed.log"; fail "the run failed"; }
@@ -136,11 +191,12 @@ say ""
 say "== uninstall"
 cp "$scratch/server/server.pid" "$(dirname "$account")/sync.pid" "$scratch"
 context_db=$(sync paths --json | sed -n 's/.*"context_db":"\([^"]*\)".*/\1/p')
-stop_detached "$second_pid" coditect-sync
-sh "$root/packaging/uninstall.sh" >"$scratch/uninstall.log" 2>&1 || { cat "$scratch/uninstall.log"; fail "uninstalling failed"; }
+stop_detached "$second_pid" "$prefix/bin/coditect-sync"
+# However the prefix is written.
+sh "$root/packaging/uninstall.sh" --prefix "$prefix/" >"$scratch/uninstall.log" 2>&1 || { cat "$scratch/uninstall.log"; fail "uninstalling failed"; }
 cat "$scratch/uninstall.log"
-if is_running "$scratch/server.pid" coditect-server; then fail "the server still runs"; fi
-if is_running "$scratch/sync.pid" coditect-sync; then fail "the daemon still runs"; fi
+if is_running "$scratch/server.pid" "$prefix/bin/coditect-server"; then fail "the server still runs"; fi
+if is_running "$scratch/sync.pid" "$prefix/bin/coditect-sync"; then fail "the daemon still runs"; fi
 left=$(find "$prefix" -type f ! -path "$(dirname "$account")/*" -o -type f -name 'coditect-s*')
 [ -z "$left" ] || { printf '%s\n' "$left"; fail "these were left behind"; }
 for kept in "$context_db" "$account" "$home/.config/coditect/config.toml" "$scratch/server"; do

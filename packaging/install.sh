@@ -8,7 +8,7 @@
 #   --prefix DIR       where programs, man pages and completions go [default: ~/.local]
 #   --home DIR         folder of everything of this workstation [default: the platform's folders]
 #   --server-data DIR  folder of the server's data [default: the platform's; /var/lib/coditect for root]
-#   --listen ADDR      where the local server listens [default: 127.0.0.1:8377]
+#   --listen ADDR      where the local server listens, on this machine only [default: 127.0.0.1:8377]
 #   --programs DIR     install the programs in DIR instead of building them
 #   --no-service       run in the background without systemd or launchd
 #   --yes              do not ask before PostgreSQL is installed for the whole machine, where it is missing
@@ -19,13 +19,13 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 . "$root/packaging/prerequisites.sh"
 . "$root/packaging/background.sh"
 
-is_local=no yes=no manager= programs=${CODITECT_BIN:-}
-prefix= home= server_data= listen=
+is_local=no yes=no no_service='' programs=${CODITECT_BIN:-}
+prefix='' home='' server_data='' listen=''
 while [ $# -gt 0 ]; do
     case $1 in
         --local) is_local=yes ;;
         --yes) yes=yes ;;
-        --no-service) manager=none ;;
+        --no-service) no_service=yes ;;
         --prefix | --home | --server-data | --listen | --programs)
             [ $# -ge 2 ] || { printf '%s needs a value; see --help\n' "$1" >&2; exit 2; }
             case $1 in
@@ -55,9 +55,10 @@ chosen() { [ ! -f "$notes/chosen" ] || sed -n "s/^$1=//p" "$notes/chosen"; }
 [ -n "$home" ] || home=$(chosen home)
 [ -n "$server_data" ] || server_data=$(chosen server_data)
 [ -n "$listen" ] || listen=$(chosen listen)
-[ -n "$manager" ] || manager=$(chosen manager)
+[ -n "$no_service" ] || no_service=$(chosen no_service)
 listen=${listen:-127.0.0.1:8377}
-manager=${manager:-$(service_manager)}
+# Asked each time: a first run over SSH may find no manager where a later one does.
+if [ "$no_service" = yes ]; then manager=none; else manager=$(service_manager); fi
 if [ -z "$server_data" ]; then
     if [ "$(id -u)" -eq 0 ]; then server_data=/var/lib/coditect
     elif [ "$(uname -s)" = Darwin ]; then server_data=$HOME/Library/Application\ Support/coditect/server
@@ -65,8 +66,18 @@ if [ -z "$server_data" ]; then
     fi
 fi
 
-# Nothing of this shell's environment may lead the programs elsewhere.
-unset CODITECT_HOME CODITECT_CONTEXT_DB CODITECT_DATA_DIR CODITECT_DATABASE_URL CODITECT_OWNER_DATABASE_URL CODITECT_LISTEN
+case $prefix$home$server_data in
+    *"
+"*) printf 'a folder with a line break in its name cannot be used\n' >&2; exit 2 ;;
+esac
+# This server speaks no TLS: what it takes and gives must not leave the machine.
+if [ "$is_local" = yes ] &&
+    ! printf '%s\n' "$listen" | grep -Eqx '(127(\.[0-9]{1,3}){3}|\[::1\]):[0-9]{1,5}'; then
+    printf '%s is not of this machine: --local takes 127.0.0.1:PORT or [::1]:PORT, since such a server has no TLS\n' \
+        "$listen" >&2
+    exit 2
+fi
+forget_environment
 
 say "Installing coditect-sync and coditect-server into $prefix."
 if [ "$is_local" = yes ]; then
@@ -88,11 +99,17 @@ done
 mkdir -p "$notes"
 [ -f "$notes/installed" ] || : >"$notes/installed"
 
+is_ours() { grep -qxF -e "$1" "$notes/installed"; }
 # put FILE MODE DESTINATION: in one step, so that nobody meets half a file and a program that runs goes on undisturbed.
-# Fails if it is there already.
+# Fails if it is there already. A file that came from elsewhere is not ours to replace, nor to remove one day.
 put() {
-    grep -qxF "$3" "$notes/installed" || printf '%s\n' "$3" >>"$notes/installed"
     if cmp -s "$1" "$3"; then return 1; fi
+    if ! is_ours "$3"; then
+        if [ -e "$3" ] || [ -L "$3" ]; then
+            fail "$3 is there already and was not installed into $prefix by this script: move it away, then run this again"
+        fi
+        printf '%s\n' "$3" >>"$notes/installed"
+    fi
     mkdir -p "$(dirname "$3")"
     cp "$1" "$3.new.$$"
     chmod "$2" "$3.new.$$"
@@ -142,10 +159,77 @@ esac
 
 run_sync() { if [ -n "$home" ]; then "$sync" --home "$home" "$@"; else "$sync" "$@"; fi; }
 
-printf 'home=%s\nserver_data=%s\nlisten=%s\nmanager=%s\n' "$home" "$server_data" "$listen" "$manager" >"$scratch/chosen"
+printf 'home=%s\nserver_data=%s\nlisten=%s\nno_service=%s\n' "$home" "$server_data" "$listen" "$no_service" >"$scratch/chosen"
 put "$scratch/chosen" 600 "$notes/chosen" || true
 
+# --- What runs already goes on with the new program
+
+was_changed() { case "$changed " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
+# is_outdated PROGRAM PID: also one that an earlier run replaced, and was then ended.
+is_outdated() {
+    was_changed "$1" || case $(readlink "/proc/$2/exe" 2>/dev/null) in *" (deleted)") true ;; *) false ;; esac
+}
+paths=$(run_sync paths --json)
+path_of() { printf '%s' "$paths" | sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p"; }
+account=$(path_of account)
+sync_folder=$(dirname "$account")
+sync_pid=$sync_folder/sync.pid server_pid=$server_data/server.pid
+
+# renew_service PROGRAM: a service that does not run is left alone, and so is one of another installation.
+renew_service() {
+    case $manager in
+        systemd)
+            pid=$(systemctl --user show --property=MainPID --value "$1.service" 2>/dev/null) || return 0
+            if runs_from "${pid:-0}" "$prefix/bin/$1" && is_outdated "$1" "$pid"; then
+                # Not waited for: while context.db cannot be opened the daemon goes on starting.
+                systemctl --user try-restart --no-block "$1.service"
+                say "started again: the service $1"
+            fi ;;
+        launchd)
+            agent=gui/$(id -u)/ai.coditect.${1#coditect-}
+            pid=$(launchctl print "$agent" 2>/dev/null | sed -n 's/^[[:space:]]*pid = \([0-9]*\)$/\1/p')
+            if [ -n "$pid" ] && was_changed "$1" && runs_from "$pid" "$prefix/bin/$1"; then
+                launchctl kickstart -k "$agent"
+                say "started again: the agent ${agent##*/}"
+            fi ;;
+    esac
+}
+
+listens() { grep -qxF "listening on http://$listen" "$server_data/server.out" 2>/dev/null; }
+start_server_detached() {
+    : >"$server_data/server.out"
+    # shellcheck disable=SC2016 # the inner shell is the one to put in the values
+    start_detached "$server_pid" "$server_data/server.log" \
+        sh -c 'exec "$0" --data-dir "$1" serve --listen "$2" >"$1/server.out"' "$server" "$server_data" "$listen"
+    # A first start makes the PostgreSQL cluster.
+    listens_or_ended() { listens || has_ended "$server_pid"; }
+    wait_for "the server" 1200 listens_or_ended || true
+    if ! listens; then
+        tail -n 20 "$server_data/server.log" >&2
+        fail "the server did not start, see above; its log is $server_data/server.log"
+    fi
+    say "started: the server, on http://$listen (process $(cat "$server_pid"), log in $server_data/server.log)"
+}
+start_sync_detached() {
+    if [ -n "$home" ]; then set -- --home "$home" run; else set -- run; fi
+    start_detached "$sync_pid" "$sync_folder/sync.log" "$sync" "$@"
+    wait_for "the daemon" 300 run_sync status ||
+        { tail -n 20 "$sync_folder/sync.log" >&2; fail "the daemon did not start"; }
+    say "started: the daemon (process $(cat "$sync_pid"), log in $sync_folder/sync.log)"
+}
+is_outdated_detached() { is_running "$2" "$prefix/bin/$1" && is_outdated "$1" "$(cat "$2")"; }
+
 if [ "$is_local" = no ]; then
+    if is_outdated_detached coditect-server "$server_pid"; then
+        stop_detached "$server_pid" "$server"
+        start_server_detached
+    fi
+    renew_service coditect-server
+    if is_outdated_detached coditect-sync "$sync_pid"; then
+        stop_detached "$sync_pid" "$sync"
+        start_sync_detached
+    fi
+    renew_service coditect-sync
     say ""
     say "Next: log in to a server with \`coditect-sync login --server URL\`, then \`coditect-sync service install\`."
     say "Or, for a server of your own on this machine: sh packaging/install.sh --local"
@@ -165,27 +249,39 @@ mkdir -p "$server_data"
 server_data=$(cd "$server_data" && pwd)
 url=http://$listen
 run_server() { "$server" --data-dir "$server_data" "$@"; }
-was_changed() { case "$changed " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
 
-# As systemd and launchd take it for one word.
-unit_word() { printf '"%s"' "$1"; }
+# As systemd reads it back for one word. In an argument a dollar would begin a variable; in the program it stands for
+# itself.
+unit_program() { printf '"%s"' "$(printf '%s' "$1" | sed -e 's/[\\"]/\\&/g' -e 's/%/%%/g')"; }
+unit_word() { unit_program "$1" | sed 's/\$/$$/g'; }
+# As a property list takes it.
+xml_text() { printf '%s' "$1" | sed -e 's/&/\&amp;/g' -e 's/</\&lt;/g' -e 's/>/\&gt;/g'; }
 
 answers() { run_sync doctor --json 2>/dev/null | grep -q "$1"; }
-listens() { grep -q "^listening on http://$listen\$" "$server_data/server.out" 2>/dev/null; }
 
 start_server() {
+    # From one way to the other: nothing may run twice.
+    if [ "$manager" != none ]; then
+        stop_detached "$sync_pid" "$sync"
+        stop_detached "$server_pid" "$server"
+    elif [ "$no_service" = yes ]; then
+        stop_services "$(service_manager)" ||
+            say "note: the manager of this user's services could not be asked; those of before may still run"
+    fi
     case $manager in
         systemd)
             units=${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user
-            line="ExecStart=$(unit_word "$server") --data-dir $(unit_word "$server_data") serve --listen $listen"
-            awk -v line="$line" '/^ExecStart=/ { print line; next } { print }' \
+            line="ExecStart=$(unit_program "$server") --data-dir $(unit_word "$server_data") serve --listen $listen"
+            # Not with -v, which reads backslashes its own way.
+            line=$line awk '/^ExecStart=/ { print ENVIRON["line"]; next } { print }' \
                 "$root/packaging/systemd/user/coditect-server.service" >"$scratch/unit"
             if put "$scratch/unit" 644 "$units/coditect-server.service"; then
                 systemctl --user daemon-reload
                 systemctl --user enable --quiet coditect-server.service
                 systemctl --user restart coditect-server.service
                 say "installed and started: the service coditect-server"
-            elif was_changed coditect-server || ! systemctl --user --quiet is-active coditect-server.service; then
+            elif ! systemctl --user --quiet is-active coditect-server.service ||
+                is_outdated coditect-server "$(systemctl --user show --property=MainPID --value coditect-server.service)"; then
                 systemctl --user restart coditect-server.service
                 say "started again: the service coditect-server"
             else
@@ -194,8 +290,16 @@ start_server() {
         launchd)
             agent=$HOME/Library/LaunchAgents/ai.coditect.server.plist
             mkdir -p "$server_data/log"
-            sed -e "s|@PROGRAM@|$server|" -e "s|@LOG@|$server_data/log/server.log|" \
-                -e "s|<string>serve</string>|<string>--data-dir</string><string>$server_data</string><string>serve</string><string>--listen</string><string>$listen</string>|" \
+            arguments="<string>--data-dir</string><string>$(xml_text "$server_data")</string>"
+            arguments="$arguments<string>serve</string><string>--listen</string><string>$listen</string>"
+            program=$(xml_text "$server") log=$(xml_text "$server_data/log/server.log") arguments=$arguments awk '
+                function fill(mark, text,  at) {
+                    at = index($0, mark)
+                    if (at) $0 = substr($0, 1, at - 1) text substr($0, at + length(mark))
+                }
+                /@PROGRAM@/ { fill("@PROGRAM@", ENVIRON["program"]); print; next }
+                /@LOG@/ { fill("@LOG@", ENVIRON["log"]); print; next }
+                { fill("<string>serve</string>", ENVIRON["arguments"]); print }' \
                 "$root/packaging/launchd/user/ai.coditect.server.plist" >"$scratch/unit"
             if put "$scratch/unit" 644 "$agent" || was_changed coditect-server; then
                 launchctl bootout "gui/$(id -u)/ai.coditect.server" 2>/dev/null || true
@@ -205,32 +309,18 @@ start_server() {
                 say "already running: the agent ai.coditect.server"
             fi ;;
         *)
-            pidfile=$server_data/server.pid
             # One that listens elsewhere was started with other options.
-            if was_changed coditect-server || ! listens; then stop_detached "$pidfile" "$server"; fi
-            if is_running "$pidfile" "$server"; then
-                say "already running: the server, on $url (process $(cat "$pidfile"))"
-                return 0
-            fi
-            : >"$server_data/server.out"
-            start_detached "$pidfile" "$server_data/server.log" \
-                sh -c 'exec "$0" --data-dir "$1" serve --listen "$2" >"$1/server.out"' "$server" "$server_data" "$listen"
-            # A first start makes the PostgreSQL cluster.
-            listens_or_ended() { listens || has_ended "$pidfile" "$server"; }
-            wait_for "the server" 1200 listens_or_ended || true
-            if ! listens; then
-                tail -n 20 "$server_data/server.log" >&2
-                fail "the server did not start, see above; its log is $server_data/server.log"
-            fi
-            say "started: the server, on $url (process $(cat "$pidfile"), log in $server_data/server.log)" ;;
+            if ! listens || is_outdated_detached coditect-server "$server_pid"; then stop_detached "$server_pid" "$server"; fi
+            if is_running "$server_pid" "$server"; then
+                say "already running: the server, on $url (process $(cat "$server_pid"))"
+            else
+                start_server_detached
+            fi ;;
     esac
 }
 
 # A workstation that is on another server, or somebody else on this one, is left as it is.
-paths=$(run_sync paths --json)
-path_of() { printf '%s' "$paths" | sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p"; }
-account=$(path_of account)
-if [ -f "$account" ] && ! grep -q "\"$url/*\"" "$account"; then
+if [ -f "$account" ] && ! grep -qF -e "\"$url\"" -e "\"$url/\"" "$account"; then
     fail "this workstation is logged in to another server (see \`coditect-sync status\`): use --home DIR for a second one"
 fi
 
@@ -271,7 +361,7 @@ if [ -f "$account" ] && [ -z "$(find "$account" -mtime "+$renewed_after_days")" 
     say "already logged in as $email"
 elif log_in; then
     say "logged in as $email; the token is in the keyring, for $token_days days"
-elif log_in --insecure-storage; then
+elif grep -q "no keyring can be used here" "$scratch/said" && log_in --insecure-storage; then
     say "logged in as $email; there is no keyring, so the token is in $(path_of credentials), which only you can read, for $token_days days"
 else
     cat "$scratch/said" >&2
@@ -283,20 +373,16 @@ run_sync config set ingest.claude_projects true | sed 's/^/settings: /'
 
 case $manager in
     none)
-        folder=$(dirname "$account")
-        pidfile=$folder/sync.pid
-        if was_changed coditect-sync; then stop_detached "$pidfile" "$sync"; fi
-        if is_running "$pidfile" "$sync"; then
-            say "already running: the daemon (process $(cat "$pidfile"))"
+        if is_outdated_detached coditect-sync "$sync_pid"; then stop_detached "$sync_pid" "$sync"; fi
+        if is_running "$sync_pid" "$sync"; then
+            say "already running: the daemon (process $(cat "$sync_pid"))"
         else
-            if [ -n "$home" ]; then set -- --home "$home" run; else set -- run; fi
-            start_detached "$pidfile" "$folder/sync.log" "$sync" "$@"
-            wait_for "the daemon" 300 run_sync status || { tail -n 20 "$folder/sync.log" >&2; fail "the daemon did not start"; }
-            say "started: the daemon (process $(cat "$pidfile"), log in $folder/sync.log)"
+            start_sync_detached
         fi
         say "note: no service manager runs here, so that nothing starts them again after a restart of the machine;"
         say "      sh packaging/install.sh --local does" ;;
     *)
+        renew_service coditect-sync
         run_sync service install ;;
 esac
 wait_for "the daemon" 300 run_sync status || fail "the daemon does not answer"

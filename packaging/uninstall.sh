@@ -21,39 +21,47 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+# As install.sh knows it, however it is written here.
+prefix=$(cd "$prefix" 2>/dev/null && pwd || printf '%s' "$prefix")
 notes=$prefix/share/coditect-install
 [ -f "$notes/installed" ] || { say "Nothing is installed in $prefix."; exit 0; }
-unset CODITECT_HOME CODITECT_CONTEXT_DB CODITECT_DATA_DIR CODITECT_DATABASE_URL CODITECT_OWNER_DATABASE_URL CODITECT_LISTEN
+forget_environment
 
 chosen() { sed -n "s/^$1=//p" "$notes/chosen"; }
-home=$(chosen home) server_data=$(chosen server_data) manager=$(chosen manager)
+home=$(chosen home) server_data=$(chosen server_data)
 server=$prefix/bin/coditect-server sync=$prefix/bin/coditect-sync
+is_ours() { grep -qxF -e "$1" "$notes/installed"; }
 run_sync() { if [ -n "$home" ]; then "$sync" --home "$home" "$@"; else "$sync" "$@"; fi; }
 
 paths=
 if [ -x "$sync" ]; then paths=$(run_sync paths --json 2>/dev/null || true); fi
 path_of() { printf '%s' "$paths" | sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p"; }
 
-case $manager in
-    systemd)
-        run_sync service uninstall >/dev/null 2>&1 || true
-        systemctl --user disable --now --quiet coditect-server.service 2>/dev/null || true ;;
-    launchd)
-        run_sync service uninstall >/dev/null 2>&1 || true
-        launchctl bootout "gui/$(id -u)/ai.coditect.server" 2>/dev/null || true ;;
-    *)
-        # The daemon first: so it can still say goodbye.
-        account=$(path_of account)
-        if [ -n "$account" ]; then stop_detached "$(dirname "$account")/sync.pid" "$sync"; fi
-        stop_detached "$server_data/server.pid" "$server" ;;
-esac
-say "stopped: both programs"
+# The daemon first: so it can still say goodbye.
+account=$(path_of account)
+if [ -n "$account" ]; then stop_detached "$(dirname "$account")/sync.pid" "$sync"; fi
+stop_detached "$server_data/server.pid" "$server"
+manager=$(service_manager)
+if stop_services "$manager"; then
+    say "stopped: both programs"
+else
+    say "not stopped: the manager of this user's services could not be asked; they may still run"
+fi
+
+real() { cd "$1" 2>/dev/null && pwd -P; }
+real_prefix=$(real "$prefix") real_home=$(real "$HOME" || true)
+# Whether a folder may go if it is empty: never the prefix, the home, or what they lie in.
+may_go() {
+    there=$(real "$1") || return 1
+    case $real_prefix/ in "${there%/}"/*) return 1 ;; esac
+    case $real_home/ in "${there%/}"/*) return 1 ;; esac
+}
 
 while read -r file; do
     rm -f "$file"
     # Folders that are empty now go too.
     folder=$(dirname "$file")
-    while [ "$folder" != "$prefix" ] && [ "$folder" != / ] && rmdir "$folder" 2>/dev/null; do folder=$(dirname "$folder"); done
+    while may_go "$folder" && rmdir "$folder" 2>/dev/null; do folder=$(dirname "$folder"); done
 done <"$notes/installed"
 rm -f "$notes/installed" "$notes/chosen"
 rmdir "$notes" 2>/dev/null || true
