@@ -18,6 +18,9 @@ pub use headline::headline;
 pub use next::{Next, Situation, next};
 pub use render::{Line, age, counted, grouped, page, render};
 
+/// The code of an error: context.db was judged by settings that are not there any more.
+pub const SETTINGS_GONE: &str = "settings_gone";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {

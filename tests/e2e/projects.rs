@@ -252,3 +252,55 @@ async fn p2_p14_a_batch_whose_answer_was_lost_before_its_project_was_excluded_pa
     );
     assert_eq!(a.verify().await["equal"], true);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p1_a_daemon_that_starts_without_the_settings_that_judged_its_file_sends_nothing_until_they_are_back()
+{
+    let settings = "[projects]\ndefault = \"exclude\"\ninclude = [\"harbour\"]\n";
+    let (server, proxy, mut a, token) = workstation(settings).await;
+    let config = a.home().join("config.toml");
+    let file = a.create_context_db();
+    work(&file, "harbour", "a crane for the quay");
+    work(&file, "vault", SECRET);
+    a.login(&proxy.url, &token).await.ok();
+    a.run().await;
+    a.sync().await;
+    excluded(&a, 3).await;
+    for lost in [None, Some("\n")] {
+        a.kill().await;
+        match lost {
+            None => std::fs::remove_file(&config).unwrap(),
+            Some(text) => std::fs::write(&config, text).unwrap(),
+        }
+        let before = cloud(&server).await;
+        say(&file, "vault", SECRET);
+        say(&file, "harbour", "another crane");
+        a.run().await;
+        let status = a.wait_for_state("blocked").await;
+        assert_eq!(status["last_error"]["code"], "settings_gone", "{status:#}");
+        assert_eq!(status["safe_to_power_off"], false, "{status:#}");
+        let command = status["next_command"].as_str().unwrap();
+        assert!(
+            command.contains("config set projects.default include"),
+            "{command}"
+        );
+        assert_eq!(a.cli(&["sync", "--wait"]).await.status.code(), Some(1));
+        assert_eq!(cloud(&server).await, before);
+
+        std::fs::write(&config, settings).unwrap();
+        a.wait_for_state("in_sync").await;
+        assert_eq!(cloud(&server).await, [before[0] + 1, before[1], before[2]]);
+    }
+    assert_eq!(in_database(&server, SECRET).await, 0);
+
+    // To say that all may go is an answer too.
+    a.kill().await;
+    std::fs::remove_file(&config).unwrap();
+    a.run().await;
+    a.wait_for_state("blocked").await;
+    a.cli(&["config", "set", "projects.default", "include"])
+        .await
+        .ok();
+    a.wait_for_state("in_sync").await;
+    assert!(in_database(&server, SECRET).await > 0);
+}

@@ -107,6 +107,11 @@ impl Overrides {
         }
     }
 
+    /// Whether they set anything of this section.
+    pub fn concern(&self, section: &str) -> bool {
+        self.settings.iter().any(|(key, _, _)| key.section == section)
+    }
+
     /// What holds with this file below. A missing file is an empty one.
     pub fn over_file(&self, path: &Path) -> Result<Holding, ConfigError> {
         match std::fs::read_to_string(path) {

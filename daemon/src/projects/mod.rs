@@ -18,7 +18,7 @@ pub use edit::{List, with_patterns};
 pub use filter::{BadPattern, ProjectFilter, Standing, check_pattern};
 pub use overview::{Counts, Overview, Project, open};
 pub use place::{NONE, Place};
-pub use rejudge::{Rejudge, is_due, step};
+pub use rejudge::{Rejudge, is_due, step, was_judged};
 pub use session::{
     judged_message, judged_task, of_message, of_session, of_sessions, of_task, searched_message,
     searched_task,

@@ -44,8 +44,17 @@ impl Rejudge {
 
 /// Whether the file was last judged by other settings.
 pub fn is_due(conn: &Connection, filter: &ProjectFilter) -> rusqlite::Result<bool> {
-    let judged_by: Option<String> = value(conn, "projects_judged_by")?;
-    Ok(judged_by.unwrap_or_default() != filter.fingerprint())
+    Ok(judged_by(conn)? != filter.fingerprint())
+}
+
+/// Whether the file was last judged by settings that are not the defaults.
+pub fn was_judged(conn: &Connection) -> rusqlite::Result<bool> {
+    Ok(!judged_by(conn)?.is_empty())
+}
+
+fn judged_by(conn: &Connection) -> rusqlite::Result<String> {
+    let fingerprint: Option<String> = value(conn, "projects_judged_by")?;
+    Ok(fingerprint.unwrap_or_default())
 }
 
 /// Does the next part; gives where that leads.

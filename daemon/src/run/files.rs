@@ -130,6 +130,11 @@ impl Files {
         Ok(())
     }
 
+    /// Whether settings other than the defaults were the last to judge what may leave.
+    pub(super) fn was_judged(&self) -> anyhow::Result<bool> {
+        Ok(projects::was_judged(self.store.conn())?)
+    }
+
     pub(super) fn is_paused(&self) -> bool {
         self.state.is_paused().unwrap_or(false)
     }

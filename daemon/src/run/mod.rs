@@ -344,7 +344,15 @@ impl Daemon {
         if self.client.is_none() && self.now() >= self.login_retry_at {
             self.reload().await;
         }
-        self.on_files(Files::look).await
+        let gone = self.settings.if_gone();
+        self.on_files(move |files| {
+            let looked = files.look()?;
+            match gone {
+                Some(gone) if files.was_judged()? => Ok(gone.outcome()),
+                Some(_) | None => Ok(looked),
+            }
+        })
+        .await
     }
 
     async fn push(&mut self) -> anyhow::Result<Outcome> {

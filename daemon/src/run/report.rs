@@ -126,6 +126,12 @@ fn unsafe_reason(core: &Core, facts: Option<&Facts>, logged_in: bool) -> Option<
     if facts.capture != Capture::Ok {
         return Some("it is not known yet whether every change was noticed".into());
     }
+    if core
+        .complaint()
+        .is_some_and(|complaint| complaint.code == status::SETTINGS_GONE)
+    {
+        return Some("nothing is sent, since config.toml is gone".into());
+    }
     if view.pending > 0 || view.in_flight > 0 {
         let rows = view
             .pending

@@ -2,6 +2,7 @@
 //!
 //! A file that is wrong changes nothing: what held goes on to hold, and the status says what is wrong. So does a file
 //! that is gone or empty where there was one: a slip of an editor or a full disk must not send rows that were to stay.
+//! Where it was gone at the start already, context.db tells that it was judged by some, and nothing is sent.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::config::{Config, Ingest, Overrides};
 use crate::policy::Policy;
 use crate::socket::Control;
-use crate::status::ConfigStatus;
+use crate::status::{ConfigStatus, SETTINGS_GONE};
+use crate::sync::{Outcome, Trouble};
 use crate::wake::Wake;
 
 /// How often the file is looked at without a hint: some file systems give none, and a link leads to another folder.
@@ -75,6 +77,25 @@ pub(super) struct Fresh {
     from_file: bool,
 }
 
+/// There is no config.toml, or an empty one, and nothing outweighs it.
+#[derive(Debug)]
+pub(super) struct Gone(PathBuf);
+
+impl Gone {
+    /// Why nothing may be sent of a file that was judged by settings.
+    pub(super) fn outcome(&self) -> Outcome {
+        Outcome::Failed {
+            trouble: Trouble::File,
+            code: SETTINGS_GONE.into(),
+            message: format!(
+                "{} is gone or empty, and by its settings not every project was to be sent: nothing is sent before it \
+                 says again what may be",
+                self.0.display()
+            ),
+        }
+    }
+}
+
 /// What is different now.
 #[derive(Debug, Default)]
 pub(super) struct Changed {
@@ -113,6 +134,12 @@ impl Settings {
 
     pub(super) fn ingest(&self) -> &Ingest {
         &self.config.ingest
+    }
+
+    /// If nothing says by now which projects may leave, what that means for a file that settings have judged.
+    pub(super) fn if_gone(&self) -> Option<Gone> {
+        let said = self.from_file || self.overrides.concern("projects");
+        (!said).then(|| Gone(self.path.clone()))
     }
 
     /// Reads the file, on any thread.

@@ -85,6 +85,10 @@ fn blocked(code: Option<&str>, paths: &Paths) -> Next {
             "this file was used by a newer version: install that one",
             paths.command("--version"),
         ),
+        Some(super::SETTINGS_GONE) => (
+            "restore config.toml, or say that all projects may be sent; it then goes on by itself",
+            paths.command("config set projects.default include"),
+        ),
         Some("cannot_open") => (
             "see to it that the folder is there and that you may use it; it then goes on by itself",
             format!("ls -ld {folder} {file}"),
