@@ -73,7 +73,7 @@ impl ProjectFilter {
                 setting: by("exclude", pattern),
             };
         }
-        if let Some(pattern) = self.include.iter().find(|pattern| pattern.means(place)) {
+        if let Some(pattern) = self.including(place) {
             return Standing {
                 included: true,
                 setting: by("include", pattern),
@@ -86,6 +86,19 @@ impl ProjectFilter {
         Standing {
             included,
             setting: setting.to_owned(),
+        }
+    }
+
+    /// A row that bears another name than its session goes only if both are included.
+    fn including(&self, place: &Place) -> Option<&Pattern> {
+        let find = |place: &Place| self.include.iter().find(|pattern| pattern.means(place));
+        match (&place.project, &place.own) {
+            (Some(_), Some(own)) if !self.include.iter().any(|pattern| pattern.names(own)) => None,
+            (Some(_), Some(_)) => find(&Place {
+                own: None,
+                ..place.clone()
+            }),
+            (_, _) => find(place),
         }
     }
 
@@ -174,8 +187,15 @@ impl Pattern {
         }
     }
 
-    /// What may be meant as well: a folder beneath, and where no row has named the project yet, a folder whose last
-    /// part may be the name.
+    fn names(&self, project: &str) -> bool {
+        match &self.kind {
+            Kind::Name { plain, .. } => plain.is_match(project),
+            Kind::Path { .. } => false,
+        }
+    }
+
+    /// What may be meant as well: a folder beneath, and a folder whose name has the project's in it, since a session of
+    /// `vault` may have begun in `vault/backend`.
     fn may_mean(&self, place: &Place) -> bool {
         if self.means(place) {
             return true;
@@ -183,14 +203,19 @@ impl Pattern {
         let Some(at) = &place.folder else { return false };
         match &self.kind {
             Kind::Path { beneath, .. } => beneath.is_match(at),
-            Kind::Name { munged, .. } => {
-                place.project.is_none()
-                    && at
-                        .match_indices('-')
-                        .any(|(dash, _)| munged.is_match(&at[dash + 1..]))
-            }
+            Kind::Name { munged, .. } => parts(at).any(|part| munged.is_match(part)),
         }
     }
+}
+
+/// All that stands between a dash and another, or the end: each may be the name of a folder on the way, as a dash is a
+/// `/` or was in a name.
+fn parts(folder: &str) -> impl Iterator<Item = &str> {
+    folder.match_indices('-').flat_map(move |(dash, _)| {
+        let rest = &folder[dash + 1..];
+        let ends = rest.match_indices('-').map(|(end, _)| end).chain([rest.len()]);
+        ends.map(move |end| &rest[..end])
+    })
 }
 
 /// A path as Claude Code names its folder: every character that is no ASCII letter or digit is a `-`. What steers the
@@ -284,6 +309,55 @@ mod tests {
             (Include, &[], &["code_shop"], "", shop, false),
             (Include, &[], &["sh*"], "", shop, false),
             (Include, &[], &["op"], "", shop, true),
+            // Nor does a name that the session got from a folder beneath hide the project's own.
+            (
+                Include,
+                &[],
+                &["vault"],
+                "backend",
+                "-home-ada-code-vault-backend",
+                false,
+            ),
+            (
+                Include,
+                &[],
+                &["my.vault"],
+                "backend",
+                "-home-ada-my-vault-backend",
+                false,
+            ),
+            (
+                Include,
+                &[],
+                &["va*"],
+                "backend",
+                "-home-ada-code-vault-backend",
+                false,
+            ),
+            (
+                Include,
+                &[],
+                &["vau"],
+                "backend",
+                "-home-ada-code-vault-backend",
+                true,
+            ),
+            (
+                Include,
+                &[],
+                &["ault"],
+                "backend",
+                "-home-ada-code-vault-backend",
+                true,
+            ),
+            (
+                Exclude,
+                &["vault"],
+                &[],
+                "backend",
+                "-home-ada-code-vault-backend",
+                false,
+            ),
             (Exclude, &["shop"], &[], "", shop, false),
             (Exclude, &["-home-ada-code-shop"], &[], "", shop, true),
             (Include, &[], &["(none)"], "", "", false),
@@ -300,14 +374,39 @@ mod tests {
     }
 
     #[test]
-    fn a_row_with_a_name_of_its_own_is_excluded_by_either() {
+    fn a_row_with_a_name_of_its_own_is_excluded_by_either_name() {
         let both = Place {
             own: Some("secret".into()),
             ..place("shop", "")
         };
         assert!(filter(Sharing::Include, &[], &["secret"]).excludes(&both));
         assert!(filter(Sharing::Include, &[], &["shop"]).excludes(&both));
-        assert!(!filter(Sharing::Exclude, &["shop"], &[]).excludes(&both));
+        assert!(!filter(Sharing::Include, &[], &["other"]).excludes(&both));
+    }
+
+    #[test]
+    fn a_row_with_a_name_of_its_own_is_included_only_by_both() {
+        let place = |own: &str| Place {
+            own: Some(own.into()),
+            ..place("shop", "-home-ada-code-shop")
+        };
+        for (include, own, included) in [
+            (&["shop"][..], "secret", false),
+            (&["secret"], "secret", false),
+            (&["~/code/shop"], "secret", false),
+            (&["shop", "secret"], "secret", true),
+            (&["~/code/shop", "sec*"], "secret", true),
+            (&["*"], "secret", true),
+        ] {
+            let filter = filter(Sharing::Exclude, include, &[]);
+            assert_eq!(!filter.excludes(&place(own)), included, "{include:?} {own}");
+        }
+        // Where the session has no name, that of the row is its only one.
+        let alone = Place {
+            project: None,
+            ..place("shop")
+        };
+        assert!(!filter(Sharing::Exclude, &["shop"], &[]).excludes(&alone));
     }
 
     #[test]
