@@ -121,7 +121,7 @@ impl Screen {
                 row.iter()
                     .zip(columns)
                     .map(|((cell, paint), column)| {
-                        let cell = harmless(cell).replace(['\n', '\t'], " ");
+                        let cell = one_line(cell);
                         (self.cell(&cell, column.max), *paint)
                     })
                     .collect()
@@ -169,10 +169,11 @@ impl Screen {
     }
 }
 
-/// Text from elsewhere with its control characters made visible, since they would steer the user's terminal. Line ends
-/// and tabs stay.
+/// Text from elsewhere with its control characters made visible, since they would steer the user's terminal, and those
+/// that would show it in another order than it has. Line ends and tabs stay.
 pub fn harmless(text: &str) -> Cow<'_, str> {
-    let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
+    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let steers = |c: char| (c.is_control() && c != '\n' && c != '\t') || turns(c);
     if !text.contains(steers) {
         return Cow::Borrowed(text);
     }
@@ -190,6 +191,11 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
             .map(|c| if steers(c) { picture(c) } else { c })
             .collect(),
     )
+}
+
+/// The same for a name: it cannot begin a line of its own either.
+pub fn one_line(text: &str) -> String {
+    harmless(text).replace(['\n', '\t'], " ")
 }
 
 /// The first `columns` columns, the last of them an ellipsis where something is left out.
@@ -261,6 +267,12 @@ mod tests {
     fn text_from_elsewhere_cannot_steer_the_terminal_and_hides_nothing() {
         assert_eq!(harmless("a\x1b[2Jb\tc\r\n\u{9b}d\re"), "a␛[2Jb\tc\n\u{fffd}d␍e");
         assert!(matches!(harmless("plain\n\tö"), Cow::Borrowed(_)));
+        let turned = harmless("ada\u{202e}x\u{2066}y\u{2069}").into_owned();
+        assert_eq!(turned, "ada\u{fffd}x\u{fffd}y\u{fffd}");
+        assert_eq!(
+            one_line("ada\nin all 0 rows\t\x1b[A\u{202a}"),
+            "ada in all 0 rows ␛[A\u{fffd}"
+        );
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::projects::{amounts, overview, table};
 use crate::cli::Setup;
 use crate::output::{Fault, remark};
 use crate::projects::{self, Counts, Overview};
+use crate::screen::one_line;
 use crate::store;
 
 /// Projects that are listed of those that are sent, and of those that stay.
@@ -66,7 +67,8 @@ fn is_of_another(setup: &Setup, account: &wire::Account) -> Result<bool, Fault> 
 fn page(overview: &Overview, server: &Url, account: &wire::Account) -> String {
     let mut text = format!(
         "what would leave this machine for {server}, as {} of {}:\n\n",
-        account.user, account.tenant
+        one_line(&account.user),
+        one_line(&account.tenant)
     );
     let listed = |included| -> String {
         let projects: Vec<_> = overview.of(included).collect();
@@ -96,7 +98,9 @@ fn terminal() -> Option<File> {
 /// The end of the input is a no, as is all that is no yes.
 fn asked(mut terminal: File, server: &Url, account: &wire::Account) -> Result<bool, Fault> {
     let doing = "asking on the terminal";
-    write!(terminal, "send these to {server} as {}? [y/N] ", account.user).context(doing)?;
+    // The name is the server's word.
+    let user = one_line(&account.user);
+    write!(terminal, "send these to {server} as {user}? [y/N] ").context(doing)?;
     let mut answer = String::new();
     BufReader::new(&terminal).read_line(&mut answer).context(doing)?;
     if !answer.ends_with('\n') {
