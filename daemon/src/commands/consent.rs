@@ -10,13 +10,41 @@ use url::Url;
 
 use super::projects::{amounts, overview, table};
 use crate::cli::Setup;
+use crate::config::Source;
 use crate::output::{Fault, remark};
+use crate::paths::quoted;
 use crate::projects::{self, Counts, Overview};
 use crate::screen::one_line;
 use crate::store;
 
 /// Projects that are listed of those that are sent, and of those that stay.
 const SHOWN_MAX: usize = 30;
+
+/// What decides about what leaves, and in which form.
+const DECISIVE: [&str; 2] = ["projects", "redaction"];
+
+/// What this call's flags and variables say of what leaves, that a daemon without them would not do: each with who says
+/// it, and the command that says it to all.
+pub(super) fn said_only_here(setup: &Setup) -> Result<Vec<(String, String)>, Fault> {
+    let settings = setup
+        .overrides
+        .only_here(&setup.paths.config, &DECISIVE)
+        .map_err(|error| Fault::Usage(error.to_string()))?;
+    let told = settings.into_iter().map(|setting| {
+        let by = match setting.source {
+            Source::Environment(name) => format!("the variable {name}"),
+            Source::Flag(_) | Source::File | Source::Default => format!("--set {}", setting.key),
+        };
+        let value = match setting.value {
+            Some(toml::Value::String(text)) => text,
+            Some(value) => value.to_string(),
+            None => String::new(),
+        };
+        let words = format!("config set {} {}", setting.key, quoted(&value));
+        (by, setup.command(&words))
+    });
+    Ok(told.collect())
+}
 
 /// Asks, if this is the first upload and somebody is there to answer; a no is an error. Nothing has been stored before,
 /// and nothing is then. Gives what would leave, for `--json`.
@@ -35,7 +63,13 @@ pub(super) fn before_first_upload(
     if !overview.never_sent || overview.pending() == 0 || is_of_another(setup, account)? {
         return Ok(leaving);
     }
-    remark(&page(&overview, server, account));
+    let mut page = page(&overview, server, account);
+    for (by, command) in said_only_here(setup)? {
+        page.push_str(&format!(
+            "\nthis counts with {by}, which the daemon may not have; so that it does: {command}\n"
+        ));
+    }
+    remark(&page);
     let allowed = yes
         || match terminal() {
             Some(terminal) => asked(terminal, server, account)?,

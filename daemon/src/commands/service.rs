@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use serde_json::json;
 
+use super::consent;
 use crate::cli::{Service, ServiceInstall, Setup};
 use crate::config::{Given, Overrides};
 use crate::output::{self, Fault};
@@ -28,6 +29,7 @@ pub(super) fn run(what: &Service, setup: &Setup) -> Result<(), Fault> {
 }
 
 fn install(manager: Manager, args: &ServiceInstall, setup: &Setup) -> Result<(), Fault> {
+    refuse_what_it_would_not_have(setup)?;
     let order = order(setup)?;
     let change = manager.write(&order)?;
     let unit = manager.unit_path()?;
@@ -75,6 +77,21 @@ fn install(manager: Manager, args: &ServiceInstall, setup: &Setup) -> Result<(),
     told.push_str(&describe(&live));
     told.push_str(linger_hint(&manager.standing(&order.program)?));
     output::text(&told)
+}
+
+/// The service has neither this shell's variables nor the options of this call, and must not send more than they say.
+fn refuse_what_it_would_not_have(setup: &Setup) -> Result<(), Fault> {
+    let said = consent::said_only_here(setup)?;
+    if said.is_empty() {
+        return Ok(());
+    }
+    let mut text = "nothing was installed: the service would go without what is said only here of what may leave; say it \
+                    in the file, and leave it away here:"
+        .to_owned();
+    for (by, command) in said {
+        let _ = write!(text, "\n  {by}: {command}");
+    }
+    Err(Fault::Usage(text))
 }
 
 fn wait_until_up(manager: Manager) -> anyhow::Result<Live> {

@@ -112,6 +112,20 @@ impl Overrides {
         self.settings.iter().any(|(key, _, _)| key.section == section)
     }
 
+    /// What they set of these sections otherwise than the file does: another process, such as a service, goes without it.
+    pub fn only_here(&self, path: &Path, sections: &[&str]) -> Result<Vec<Setting>, ConfigError> {
+        let elsewhere = Overrides::default().over_file(path)?;
+        let concerned = |key: &Key| self.concern(key.section) && sections.contains(&key.section);
+        let holding = self.over_file(path)?;
+        let differs =
+            |key: &&Key| concerned(key) && value_of(&holding.values, key) != value_of(&elsewhere.values, key);
+        Ok(KEYS
+            .iter()
+            .filter(differs)
+            .map(|key| holding.setting(key))
+            .collect())
+    }
+
     /// What holds with this file below. A missing file is an empty one.
     pub fn over_file(&self, path: &Path) -> Result<Holding, ConfigError> {
         match std::fs::read_to_string(path) {
@@ -152,13 +166,16 @@ impl Overrides {
 impl Holding {
     /// All keys, in the order of the file that documents them.
     pub fn settings(&self) -> Vec<Setting> {
-        let settings = KEYS.iter().map(|key| Setting {
+        KEYS.iter().map(|key| self.setting(key)).collect()
+    }
+
+    fn setting(&self, key: &Key) -> Setting {
+        Setting {
             key: key.dotted(),
             value: value_of(&self.values, key).cloned(),
             source: self.source(key),
             variable: key.variable(),
-        });
-        settings.collect()
+        }
     }
 
     fn source(&self, key: &Key) -> Source {

@@ -308,3 +308,44 @@ fn why_concludes_in_its_first_line_and_names_what_it_does_not_know() {
     assert_eq!(code(&home.run(&["why", "messages", "1", "2"])), 2);
     assert_eq!(code(&Home::new().run(&["why", "messages", "1"])), 1);
 }
+
+#[test]
+fn what_only_this_shell_says_is_refused_for_the_service_and_told_by_login() {
+    let (home, _file) = home();
+    let only_here = [
+        "--set",
+        "projects.default=exclude",
+        "--set",
+        "redaction.enabled=false",
+    ];
+    let install = |flags: &[&str]| {
+        let mut arguments = flags.to_vec();
+        arguments.extend(["service", "install", "--no-start"]);
+        home.run(&arguments)
+    };
+    let refused = install(&only_here);
+    assert_eq!(code(&refused), 2, "{}", stderr(&refused));
+    for command in [
+        "config set projects.default exclude",
+        "config set redaction.enabled false",
+    ] {
+        assert!(stderr(&refused).contains(command), "{}", stderr(&refused));
+    }
+    let server = account_server();
+    let flags = ["--set", "projects.exclude=vault"];
+    let login = [
+        "login",
+        "--server",
+        &server,
+        "--token-stdin",
+        "--insecure-storage",
+    ];
+    let output = home.run_with(&[&flags[..], &login[..]].concat(), "token-of-1");
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("which the daemon may not have")
+            && stderr(&output).contains("config set projects.exclude"),
+        "{}",
+        stderr(&output)
+    );
+}
