@@ -8,13 +8,15 @@ use coditect_shared::wire;
 use serde_json::{Value, json};
 use url::Url;
 
-use super::projects::{amounts, overview, table};
+use super::projects::{amounts, overview, size, table};
 use crate::cli::Setup;
-use crate::config::Source;
+use crate::config::{Source, expand_home};
+use crate::ingest;
 use crate::output::{Fault, remark};
 use crate::paths::quoted;
 use crate::projects::{self, Counts, Overview};
 use crate::screen::one_line;
+use crate::status::counted;
 use crate::store;
 
 /// Projects that are listed of those that are sent, and of those that stay.
@@ -46,7 +48,8 @@ pub(super) fn said_only_here(setup: &Setup) -> Result<Vec<(String, String)>, Fau
     Ok(told.collect())
 }
 
-/// Asks, if this is the first upload and somebody is there to answer; a no is an error. Nothing has been stored before,
+/// Asks, if nothing has been sent yet and somebody is there to answer; a no is an error. Also where nothing is here: all
+/// that is written later goes without another question. Nothing has been stored before,
 /// and nothing is then. Gives what would leave, for `--json`.
 pub(super) fn before_first_upload(
     setup: &Setup,
@@ -60,10 +63,16 @@ pub(super) fn before_first_upload(
         "kept_here": Counts::sum(overview.of(false)),
         "projects": overview.projects,
     });
-    if !overview.never_sent || overview.pending() == 0 || is_of_another(setup, account)? {
+    if !overview.never_sent || is_of_another(setup, account)? {
         return Ok(leaving);
     }
-    let mut page = page(&overview, server, account);
+    let user = one_line(&account.user);
+    let is_empty = overview.projects.is_empty();
+    let mut page = match is_empty {
+        true => "nothing is here yet\n".to_owned(),
+        false => page(&overview, server, account),
+    };
+    page.push_str(&from_now_on(setup, server, &user));
     for (by, command) in said_only_here(setup)? {
         page.push_str(&format!(
             "\nthis counts with {by}, which the daemon may not have; so that it does: {command}\n"
@@ -72,7 +81,14 @@ pub(super) fn before_first_upload(
     remark(&page);
     let allowed = yes
         || match terminal() {
-            Some(terminal) => asked(terminal, server, account)?,
+            Some(terminal) => {
+                let question = match overview.pending() {
+                    0 => "go on?".to_owned(),
+                    // The name is the server's word.
+                    _ => format!("send these to {server} as {user}?"),
+                };
+                asked(terminal, &question)?
+            }
             None => true,
         };
     if !allowed {
@@ -84,6 +100,28 @@ pub(super) fn before_first_upload(
         )));
     }
     Ok(leaving)
+}
+
+/// What the answer lets happen later on, unasked.
+fn from_now_on(setup: &Setup, server: &Url, user: &str) -> String {
+    let mut text = format!(
+        "\nfrom now on what is written to {} goes to {server} as {user}, except what [projects] excludes\n",
+        setup.paths.context_db.display()
+    );
+    let ingest = &setup.config.ingest;
+    if ingest.claude_projects {
+        let folder = expand_home(&ingest.claude_projects_dir);
+        text.push_str(&match ingest::amount(&folder) {
+            Ok((files, bytes)) => format!(
+                "the daemon takes in all of {} by itself: {}, {}\n",
+                folder.display(),
+                counted(files, "transcript", "transcripts"),
+                size(bytes)
+            ),
+            Err(_) => format!("the daemon takes in all of {} by itself\n", folder.display()),
+        });
+    }
+    text
 }
 
 /// A file that belongs to another account is refused later on, and nothing of it leaves.
@@ -130,11 +168,9 @@ fn terminal() -> Option<File> {
 }
 
 /// The end of the input is a no, as is all that is no yes.
-fn asked(mut terminal: File, server: &Url, account: &wire::Account) -> Result<bool, Fault> {
+fn asked(mut terminal: File, question: &str) -> Result<bool, Fault> {
     let doing = "asking on the terminal";
-    // The name is the server's word.
-    let user = one_line(&account.user);
-    write!(terminal, "send these to {server} as {user}? [y/N] ").context(doing)?;
+    write!(terminal, "{question} [y/N] ").context(doing)?;
     let mut answer = String::new();
     BufReader::new(&terminal).read_line(&mut answer).context(doing)?;
     if !answer.ends_with('\n') {

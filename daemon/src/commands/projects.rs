@@ -289,7 +289,7 @@ fn day(newest: Option<&str>) -> String {
 }
 
 /// `512 B`, `1.5 kB`, `20 MB`: in thousands, as disks are sold.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let mut rest = bytes as f64;
     for unit in ["B", "kB", "MB", "GB"] {
         if rest < 999.5 {

@@ -60,6 +60,15 @@ pub struct Progress {
     pub bytes_done: u64,
 }
 
+/// How many transcripts a file or folder holds, and how many bytes they have.
+pub fn amount(path: &Path) -> anyhow::Result<(u64, u64)> {
+    let (sources, _) = find::find(&[path.to_path_buf()])?;
+    let sizes = sources
+        .iter()
+        .filter_map(|source| std::fs::metadata(&source.path).ok().map(|found| found.len()));
+    Ok((sources.len() as u64, sizes.sum()))
+}
+
 /// Reads all transcripts once, to their end. Blocks; an error is a path that does not exist, or one of
 /// context.db.
 pub fn ingest(options: Options<'_>) -> anyhow::Result<Report> {

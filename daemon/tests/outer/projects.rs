@@ -230,7 +230,7 @@ fn before_the_first_upload_login_shows_what_would_leave_and_asks_on_the_terminal
 }
 
 #[test]
-fn login_does_not_ask_with_yes_without_a_terminal_or_with_nothing_to_send() {
+fn login_does_not_ask_with_yes_or_without_a_terminal() {
     let server = account_server();
     let (asked, _file) = home();
     let (code_of_yes, text) = login_on_a_terminal(&asked, &server, "--yes", "");
@@ -256,10 +256,49 @@ fn login_does_not_ask_with_yes_without_a_terminal_or_with_nothing_to_send() {
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(told["leaving"]["sent"]["messages"], 4);
     assert_eq!(told["leaving"]["projects"].as_array().unwrap().len(), 3);
+}
 
-    let (code_of_none, text) = login_on_a_terminal(&Home::new(), &server, "", "");
-    assert_eq!(code_of_none, 0, "{text}");
-    assert!(!text.contains("leave this machine"), "{text}");
+#[test]
+fn with_nothing_here_yet_login_asks_about_what_comes_later_and_counts_the_transcripts_it_will_take_in() {
+    let server = account_server();
+    let home = Home::new();
+    let folder = home.path().join("transcripts/-c-shop");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("s.jsonl"), "x".repeat(1500)).unwrap();
+    let settings = format!(
+        "[ingest]\nclaude_projects = true\nclaude_projects_dir = {:?}\n",
+        folder.parent().unwrap()
+    );
+    std::fs::write(home.path().join("config.toml"), settings).unwrap();
+    let (code_of_no, text) = login_on_a_terminal(&home, &server, "", "n\n");
+    assert_eq!(code_of_no, 1, "{text}");
+    for expected in [
+        "nothing is here yet",
+        "context.db goes to",
+        "as 1@acme.test, except what [projects] excludes",
+        "1 transcript, 1.5 kB",
+        "go on? [y/N]",
+    ] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+    assert!(!home.path().join("account.json").exists());
+    let (code_of_yes, text) = login_on_a_terminal(&home, &server, "", "y\n");
+    assert_eq!(code_of_yes, 0, "{text}");
+
+    let arguments = [
+        "login",
+        "--server",
+        &server,
+        "--token-stdin",
+        "--insecure-storage",
+    ];
+    let piped = Home::new().run_with(&arguments, "token-of-1");
+    assert_eq!(code(&piped), 0, "{}", stderr(&piped));
+    assert!(
+        stderr(&piped).contains("from now on what is written"),
+        "{}",
+        stderr(&piped)
+    );
 }
 
 #[test]
