@@ -5,7 +5,7 @@ use std::io;
 use serde_json::json;
 
 use crate::cli::{ConfigCheck, ConfigCommand, ConfigSet, Place};
-use crate::config::{self, ConfigError, DEFAULT_FILE, Overrides, Source};
+use crate::config::{self, ConfigError, DEFAULT_FILE, Holding, Overrides, Source};
 use crate::output::{self, Fault, remark};
 use crate::paths::make_private_folder;
 use crate::policy::Policy;
@@ -110,7 +110,35 @@ fn set(args: &ConfigSet, place: &Place) -> Result<(), Fault> {
     }
     config::write_file(&path, &after)?;
     output::text(&format!("{} = {}, in {}", args.key, args.value, path.display()))?;
+    tell_what_is_gone(args, &before, &holding, &path);
     warn_if_outweighed(args, place, &path)
+}
+
+/// A list is replaced, and an entry that gets lost may have kept something here.
+fn tell_what_is_gone(args: &ConfigSet, before: &str, now: &Holding, path: &std::path::Path) {
+    let entries = |holding: &Holding| -> Vec<String> {
+        let all = holding.settings();
+        let setting = all.into_iter().find(|setting| setting.key == args.key);
+        match setting.and_then(|setting| setting.value) {
+            Some(toml::Value::Array(entries)) => entries.iter().map(ToString::to_string).collect(),
+            Some(_) | None => Vec::new(),
+        }
+    };
+    let Ok(before) = Overrides::default().over_text(before, path) else {
+        return;
+    };
+    let now = entries(now);
+    let gone: Vec<String> = entries(&before)
+        .into_iter()
+        .filter(|entry| !now.contains(entry))
+        .collect();
+    if !gone.is_empty() {
+        remark(&format!(
+            "the list is a new one; no longer in {}: {}",
+            args.key,
+            gone.join(", ")
+        ));
+    }
 }
 
 fn warn_if_outweighed(args: &ConfigSet, place: &Place, path: &std::path::Path) -> Result<(), Fault> {

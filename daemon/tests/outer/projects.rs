@@ -388,3 +388,18 @@ fn what_only_this_shell_says_is_refused_for_the_service_and_told_by_login() {
         stderr(&output)
     );
 }
+
+#[test]
+fn a_list_that_config_set_replaces_is_told_with_what_it_has_lost() {
+    let (home, _file) = home();
+    assert_eq!(code(&home.run(&["projects", "exclude", "vault", "harbour"])), 0);
+    let output = home.run(&["config", "set", "projects.exclude", "harbour,new"]);
+    assert_eq!(code(&output), 0);
+    assert!(
+        stderr(&output).contains("no longer in projects.exclude: \"vault\"\n"),
+        "{}",
+        stderr(&output)
+    );
+    let output = home.run(&["config", "set", "projects.exclude", "harbour,new,more"]);
+    assert_eq!(stderr(&output), "");
+}
