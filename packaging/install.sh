@@ -282,6 +282,8 @@ start_server() {
                 say "installed and started: the service coditect-server"
             elif ! systemctl --user --quiet is-active coditect-server.service ||
                 is_outdated coditect-server "$(systemctl --user show --property=MainPID --value coditect-server.service)"; then
+                # It may have been taken from the manager by --no-service meanwhile.
+                systemctl --user enable --quiet coditect-server.service
                 systemctl --user restart coditect-server.service
                 say "started again: the service coditect-server"
             else
