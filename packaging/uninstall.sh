@@ -42,10 +42,13 @@ account=$(path_of account)
 if [ -n "$account" ]; then stop_detached "$(dirname "$account")/sync.pid" "$sync"; fi
 stop_detached "$server_data/server.pid" "$server"
 manager=$(service_manager)
-if stop_services "$manager"; then
-    say "stopped: both programs"
-else
+if ! stop_services "$manager"; then
     say "not stopped: the manager of this user's services could not be asked; they may still run"
+elif [ -z "$account" ]; then
+    # Settings that cannot be read hide it.
+    say "not stopped: where the daemon's files are could not be found out; it may still run"
+else
+    say "stopped: both programs"
 fi
 
 real() { cd "$1" 2>/dev/null && pwd -P; }
