@@ -112,10 +112,20 @@ fn is_form_of(pulled: &str, here: &str, sent: &str) -> bool {
     pulled != here && is_marked(pulled) && (pulled == sent || fits(pulled, here))
 }
 
-/// Ids, hashes and times are what rows are found and ordered by.
+/// Ids, hashes of contents and times are what rows are found and ordered by. `paid` is no id, and `password_hash` no hash
+/// of a content.
 fn is_free_text(column: &str) -> bool {
-    !(["source_type", "extracted_at", "timestamp"].contains(&column)
-        || ["id", "hash", "_at"].iter().any(|end| column.ends_with(end)))
+    const NAMES: [&str; 7] = [
+        "id",
+        "uuid",
+        "hash",
+        "content_hash",
+        "source_type",
+        "extracted_at",
+        "timestamp",
+    ];
+    let is_known = NAMES.contains(&column) || ["_id", "_uuid", "_at"].iter().any(|end| column.ends_with(end));
+    !is_known
 }
 
 fn redact_json(redactor: &Redactor, value: &Json, findings: &mut Findings) -> Option<Json> {
@@ -126,5 +136,36 @@ fn redact_json(redactor: &Redactor, value: &Json, findings: &mut Findings) -> Op
         },
         // An object is a blob.
         Json::Object(_) | Json::Array(_) | Json::Null | Json::Bool(_) | Json::Number(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_free_text;
+
+    #[test]
+    fn only_ids_hashes_of_contents_and_times_are_no_free_text() {
+        for column in [
+            "id",
+            "session_id",
+            "parent_uuid",
+            "hash",
+            "content_hash",
+            "created_at",
+            "timestamp",
+        ] {
+            assert!(!is_free_text(column), "{column}");
+        }
+        for column in [
+            "paid",
+            "grid",
+            "password_hash",
+            "slash_hash",
+            "agent_context",
+            "cwd",
+            "valid",
+        ] {
+            assert!(is_free_text(column), "{column}");
+        }
     }
 }
