@@ -27,6 +27,10 @@ use rule::Rule;
 /// so often at most.
 const PASSES_MAX: usize = 8;
 
+/// The kind in whose name a text goes as a whole: if findings are left after the last pass, none of it is sent. No rule
+/// has this name, so that the mark may stand for a text with spaces.
+const WHOLE_TEXT: &str = "whole-text";
+
 /// Finds and replaces secrets.
 #[derive(Debug)]
 pub struct Redactor {
@@ -138,14 +142,18 @@ impl Redactor {
         for _ in 0..PASSES_MAX {
             let findings = self.findings(&redacted);
             if findings.is_empty() {
-                break;
+                return redacted;
             }
             for finding in &findings {
                 *counts.entry(finding.kind.to_owned()).or_default() += 1;
             }
             redacted = Cow::Owned(replaced(&redacted, &findings));
         }
-        redacted
+        if self.findings(&redacted).is_empty() {
+            return redacted;
+        }
+        *counts.entry(WHOLE_TEXT.to_owned()).or_default() += 1;
+        Cow::Owned(mark(WHOLE_TEXT))
     }
 
     fn scan<'r>(&'r self, part: &str, offset: usize, found: &mut Vec<Finding<'r>>) {

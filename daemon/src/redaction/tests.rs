@@ -116,6 +116,26 @@ fn code_prose_and_numbers_around_secret_words_stay() {
 }
 
 #[test]
+fn a_text_in_which_findings_never_end_goes_as_a_whole() {
+    // Each letter that is replaced lays the next one open.
+    let redactor = with(|config| config.rules.push(own("letter", "a\\b"))).unwrap();
+    let mut counts = Findings::new();
+    assert_eq!(
+        redactor.redact("said: aaaa", &mut counts),
+        "said: ".to_owned() + &mark("letter").repeat(4)
+    );
+    let text = format!("said: {}", "a".repeat(2 * PASSES_MAX));
+    let redacted = redactor.redact(&text, &mut counts);
+    assert_eq!(redacted, mark(WHOLE_TEXT));
+    assert_eq!(counts[WHOLE_TEXT], 1);
+    assert_eq!(redactor.findings(&redacted), []);
+    assert!(
+        fits(&redacted, &text),
+        "another device tells that it is a form of its own text"
+    );
+}
+
+#[test]
 fn overlapping_findings_are_one_mark_of_the_most_specific_kind() {
     let token = ["gh", "p_", &secrets::random(1, "abcdefgh01234567", 36)].concat();
     let text = format!("GITHUB_TOKEN={token}");
