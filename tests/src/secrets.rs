@@ -516,9 +516,9 @@ fn forms(table: &mut Table) {
     .concat();
     table.add(
         "jwt",
-        "cookie: session=",
+        "the session is ",
         &token,
-        "; Path=/",
+        "; and so on",
         "eyJhbGciOiJIUzI1NiJ9.e30.",
     );
     let login = ["YWI6", "Zm9v", "YmFy", "M2Ny"].concat();
@@ -592,6 +592,36 @@ fn forms(table: &mut Table) {
         "\n",
         "$PASSWORD",
     );
+    for (before, after, broken) in [
+        ("curl -u admin:", " https://x.test", "$PASSWORD"),
+        ("curl -uadmin:", " https://x.test", "${PASSWORD}"),
+        ("curl -sSu 'admin:", "' https://x.test", "$PASSWORD"),
+        ("curl --user=admin:", " https://x.test", "<password>"),
+        ("mysql -p", " shop", "$PASSWORD"),
+        ("mysqldump -h db.test -uroot -p", " shop", " shop1!"),
+        ("docker login -u me -p ", " registry.test", "$PASSWORD"),
+        ("podman login registry.test -p", "\n", "$PASSWORD"),
+        ("redis-cli -h cache.test -a ", " ping", "$PASSWORD"),
+    ] {
+        table.add("command-line-password", before, &password, after, broken);
+    }
+    let session = random(12, HEX, 32);
+    for (before, after) in [
+        ("Cookie: sessionid=", "; theme=dark"),
+        ("Set-Cookie: theme=dark; JSESSIONID=", "; Path=/"),
+        ("curl -H 'Cookie: connect.sid=", "' https://x.test"),
+    ] {
+        table.add("session-cookie", before, &session, after, "<session of the user>");
+    }
+    for (before, after) in [
+        (r#"{"name":"DB_PASSWORD","value":""#, "\"}"),
+        ("{\"Name\": \"DB_PASSWORD\",\n  \"Value\": \"", "\"}"),
+        ("env:\n  - name: DB_PASSWORD\n    value: ", "\n"),
+        ("  - name: \"DB_PASSWORD\"\n    value: '", "'\n"),
+        ("     7→  - name: DB_PASSWORD\n     8→    value: ", "\n"),
+    ] {
+        table.add("password", before, &password, after, "$(DB_PASSWORD)");
+    }
     for (before, after) in [
         ("DB_PASSWORD=", "\n"),
         ("\"password\": \"", "\"}"),
@@ -623,6 +653,18 @@ fn forms(table: &mut Table) {
         ] {
             table.add("high-entropy-assignment", before, &secret, after, broken);
         }
+    }
+    for before in [
+        r#"{"name":"ACME_API_KEY","value":""#,
+        "  - name: ACME_API_KEY\n    value: \"",
+    ] {
+        table.add(
+            "high-entropy-assignment",
+            before,
+            &secret,
+            "\"}\n",
+            "acme-key-of-staging",
+        );
     }
     table.add(
         "high-entropy-assignment",

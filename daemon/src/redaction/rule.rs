@@ -18,7 +18,12 @@ const END: &str = r"(?-u:\b)";
 
 /// `{value}`: what stands behind a name, in programs, JSON, YAML, environment files, calls and XML.
 const VALUE: &str = concat!(
-    r#"(?:\\*["'`]?\]?[\t ]{0,8}"#,
+    // The name may itself be a value, with its own beside it or on the next line, which may be numbered. This form comes
+    // first, since another one would take the word `value` for the value.
+    r#"(?:(?:[ \t\r\n,0-9→]|\\+[nrt]|\\*["']){1,60}(?i-u:value)\\*["']?[\t ]{0,4}[:=][\t ]{0,4}"#,
+    r#"(?:\\*"(?<secret_pair>[^"\r\n]{6,})|\\*'(?<secret_pair_single>[^'\r\n]{6,})"#,
+    r#"|(?<secret_pair_bare>[^\s"'`,;|<>(){}\[\]\\]{6,400}))"#,
+    r#"|\\*["'`]?\]?[\t ]{0,8}"#,
     // A type may stand between name and value.
     r#"(?:(?::[\t ]*&?(?:'static )?[A-Za-z]{1,10}[\t ]{0,8}=|=>|:=|[:=(,])[\t ]{0,8}"#,
     r#"(?:\\*"(?<secret>[^"\r\n]{6,})|\\*'(?<secret_single>[^'\r\n]{6,}))"#,
@@ -134,23 +139,26 @@ impl Rule {
         while let Some(captures) = regex.captures_at(text, at) {
             let (name, secret) = secret_of(regex, &captures);
             let mut range = trimmed(text, secret.range());
-            if self.check == Check::Random && name == Some("secret_bare") {
+            let is_bare = matches!(name, Some("secret_bare" | "secret_pair_bare"));
+            if self.check == Check::Random && is_bare {
                 range.end = parameter_end(text, &range);
             }
             let candidate = Candidate {
                 text,
                 range: range.clone(),
                 name_start: captures.get_match().start(),
-                is_quoted: matches!(name, Some("secret" | "secret_single" | "secret_element")),
+                is_quoted: matches!(
+                    name,
+                    Some(
+                        "secret" | "secret_single" | "secret_element" | "secret_pair" | "secret_pair_single"
+                    )
+                ),
             };
             if self.check.accepts(&candidate) {
-                let range = match name {
+                if is_bare && range.end == secret.end() {
                     // The pattern counts to a bound, the secret may not.
-                    Some("secret_bare") if range.end == secret.end() => {
-                        range.start..bare_end(text, range.end)
-                    }
-                    Some(_) | None => range,
-                };
+                    range.end = bare_end(text, range.end);
+                }
                 at = range.end.max(next_char(text, at));
                 found(range);
             } else {

@@ -50,6 +50,23 @@ fn every_kind_is_found_in_its_text_and_under_its_name() {
 }
 
 #[test]
+fn secrets_in_json_inside_of_json_are_found() {
+    let redactor = Redactor::default();
+    let escaped = |text: &str| serde_json::to_string(text).unwrap();
+    // Key blocks hold line ends, which are escaped themselves.
+    for sample in secrets::samples()
+        .iter()
+        .filter(|sample| !sample.secret.contains('\n'))
+    {
+        let (once, twice) = (escaped(&sample.text), escaped(&escaped(&sample.text)));
+        for text in [once, twice] {
+            let redacted = redacted(&redactor, &text);
+            assert!(!redacted.contains(&sample.secret), "{}: {redacted}", sample.kind);
+        }
+    }
+}
+
+#[test]
 fn what_almost_looks_like_a_secret_stays() {
     let redactor = Redactor::default();
     let mut wrong = Vec::new();
@@ -107,6 +124,13 @@ fn code_prose_and_numbers_around_secret_words_stay() {
         "\"password\": \"At least 8 characters and 1 digit\"",
         "curl -u \"$USER:$PASSWORD\" https://x.test",
         "--token TOKEN, --password-file FILE1, --secret-key <KEY>",
+        "mysql -h db.test -P3306 -p shop1 && docker run -p8080:80 nginx:1.27",
+        "docker login --password-stdin registry.test, docker login -p \"$TOKEN1\", redis-cli --askpass -a $PASS1",
+        "store = (key: string, value: string) => { cache[key] = value.toString2(); }",
+        "- name: DB_PASSWORD\n  valueFrom:\n    secretKeyRef:\n      name: db2\n      key: password1",
+        "{\"name\": \"PASSWORD_FILE\", \"value\": \"run/secrets/db1\"}",
+        "{\"name\": \"MAX_TOKENS\", \"value\": \"8192\"}, {\"key\": \"token\", \"value\": 12345678}",
+        "Cookie: theme=dark-blue-2-columns; Set-Cookie: session=; Max-Age=0; the cookie: session=deleted-by-the-server",
         "model: claude-3-5-sonnet-20241022, token: gpt-4-turbo-2024-04-09",
     ];
     let redactor = Redactor::default();
