@@ -439,6 +439,7 @@ impl Builder<'_> {
             epoch: self.request.epoch,
             nonce,
             digest: sha256(&body),
+            redacted_by: Some(self.context.policy.redactor.fingerprint()),
             records: self.records,
             body,
         };

@@ -52,6 +52,9 @@ pub struct Batch {
     /// Also in context.db: they differ if that file went back under the state file.
     pub nonce: String,
     pub digest: ContentHash,
+    /// The fingerprint of what redacted it; None: an earlier version did, which is not known.
+    #[serde(default)]
+    pub redacted_by: Option<ContentHash>,
     pub records: Vec<Sent>,
     #[serde(skip)]
     pub body: Vec<u8>,

@@ -15,6 +15,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use coditect_shared::ContentHash;
+use coditect_shared::hash::sha256;
 use jiff::Timestamp;
 use regex::{Regex, RegexSet};
 use serde::{Deserialize, Serialize};
@@ -39,6 +41,7 @@ pub struct Redactor {
     /// One for each rule, in the same order.
     hints: RegexSet,
     allow: RegexSet,
+    fingerprint: ContentHash,
 }
 
 /// A secret in a text.
@@ -116,7 +119,13 @@ impl Redactor {
                 "redaction.allow",
             )?,
             rules,
+            fingerprint: fingerprint_of(config),
         })
+    }
+
+    /// Another one where the same text may be redacted in another way: under other settings, or by another program.
+    pub fn fingerprint(&self) -> ContentHash {
+        self.fingerprint
     }
 
     /// All kinds, in the order in which they are preferred. None: redaction is off.
@@ -187,6 +196,21 @@ impl Redactor {
             range: range.start + offset..range.end + offset,
         }));
     }
+}
+
+fn fingerprint_of(config: &config::Redaction) -> ContentHash {
+    let own: Vec<(&str, &str)> = config
+        .rules
+        .iter()
+        .map(|rule| (rule.kind.as_str(), rule.pattern.as_str()))
+        .collect();
+    // What is no rule but code changes with the version.
+    let program = (env!("CARGO_PKG_VERSION"), rule::BUILT_IN_TEXTS);
+    sha256(
+        serde_json::json!([config.enabled, own, config.allow, program])
+            .to_string()
+            .as_bytes(),
+    )
 }
 
 /// What stands in a secret's place.

@@ -63,6 +63,9 @@ struct FileRule {
     lines: bool,
 }
 
+/// All that the rules of `rules.toml` depend on besides the program itself, for a fingerprint.
+pub(super) const BUILT_IN_TEXTS: [&str; 4] = [RULES, START, END, VALUE];
+
 /// The rules of `rules.toml`.
 pub(super) fn built_in() -> impl Iterator<Item = Rule> {
     let file: File = toml::from_str(RULES).expect("a test reads the file");

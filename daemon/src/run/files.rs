@@ -221,7 +221,9 @@ impl Files {
         Ok(Outcome::Built(self.view()?))
     }
 
-    /// The batch in flight as it goes over the wire; None if there is none, or if it has to be judged anew first.
+    /// The batch in flight as it goes over the wire; None if there is none, if it has to be judged anew first, or if it
+    /// was redacted in another way than rows are now. Then its rows, which are still in the outbox, go in another batch;
+    /// it stays as a variant of its push_seq, since it may have arrived.
     pub(super) fn ready(&mut self) -> anyhow::Result<Option<Ready>> {
         if projects::is_due(self.store.conn(), &self.policy.projects)? {
             return Ok(None);
@@ -229,6 +231,14 @@ impl Files {
         let Some(mut batch) = self.state.batch()? else {
             return Ok(None);
         };
+        if batch.redacted_by != Some(self.policy.redactor.fingerprint()) {
+            tracing::info!(
+                push_seq = batch.push_seq,
+                "a batch that was redacted by other rules is not sent; its rows go in another one"
+            );
+            self.state.retire_batch()?;
+            return Ok(None);
+        }
         let epoch: i64 = store::value(self.store.conn(), "epoch")?.unwrap_or(1);
         if batch.epoch != epoch {
             // What was made for another epoch would be refused for ever. The old bytes stay known as a variant.

@@ -473,6 +473,53 @@ fn settings_that_change_to_and_fro_leave_no_batch_behind_that_must_stay() {
     assert!(desk.cloud.rows.is_empty());
 }
 
+/// What the cloud has got of the only row, sent once without an answer before `password` was redacted, and again after.
+fn resent_under_stricter_rules(arrives_before: bool) -> Vec<ContentHash> {
+    let mut desk = Desk::new();
+    desk.settle_all();
+    let lax = crate::config::Config {
+        redaction: crate::config::Redaction {
+            enabled: false,
+            ..crate::config::Redaction::default()
+        },
+        ..crate::config::Config::default()
+    };
+    desk.policy = Arc::new(Policy::new(&lax).unwrap());
+    desk.files.set_policy(desk.policy.clone()).unwrap();
+    desk.owner
+        .execute_batch(
+            "INSERT INTO messages (session_id, role, content, hash) VALUES ('s', 'user', 'PASSWORD=hunter2!', 'h')",
+        )
+        .unwrap();
+    let limits = BatchLimits {
+        rows: 3,
+        bytes: 1 << 20,
+    };
+    desk.files.build(limits).unwrap();
+    let ready = desk.files.ready().unwrap().unwrap();
+    if arrives_before {
+        desk.cloud.push(&ready.batch);
+    }
+    // The daemon is stopped, and comes back with the rules that hold without any setting.
+    desk.policy = Arc::default();
+    desk.kill();
+    desk.settle_all();
+    assert_eq!(desk.count("sync_queue"), 0);
+    desk.cloud.rows.values().map(|(hash, _)| *hash).collect()
+}
+
+#[test]
+fn p1_a_batch_that_was_redacted_by_weaker_rules_does_not_leave() {
+    let redacted = message_hash(TENANT, "s", "PASSWORD=[REDACTED:password]");
+    assert_eq!(resent_under_stricter_rules(false), [redacted]);
+}
+
+#[test]
+fn p1_a_batch_that_arrived_before_the_rules_became_stricter_is_settled_once() {
+    let hashes = resent_under_stricter_rules(true);
+    assert_eq!(hashes, [message_hash(TENANT, "s", "PASSWORD=hunter2!")]);
+}
+
 #[test]
 fn p1_triggers_that_were_lost_before_the_start_are_made_again_and_all_rows_looked_at() {
     let mut desk = Desk::new();
