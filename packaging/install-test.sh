@@ -182,10 +182,11 @@ is_running "$scratch/server/server.pid" "$prefix/bin/coditect-server" || fail "i
 is_running "$(dirname "$account")/sync.pid" "$prefix/bin/coditect-sync" || fail "it stopped another installation's daemon"
 
 say ""
-say "== a login that grows old is renewed"
-touch -t 200001010000 "$account"
+say "== a login that has ended is made anew"
+sync logout >/dev/null
 install >"$scratch/renewed.log" 2>&1 || { cat "$scratch/renewed.log"; fail "the run failed"; }
-grep '^logged in as' "$scratch/renewed.log" || fail "it was not renewed"
+grep '^logged in as' "$scratch/renewed.log" || fail "it was not made anew"
+grep -q '"sign_in_device": *"' "$account" || fail "the login does not renew itself"
 
 say ""
 say "== uninstall"

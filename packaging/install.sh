@@ -343,33 +343,44 @@ who=$(id -un)
 email=$(printf '%s' "$who" | tr -c 'A-Za-z0-9._+-' '-')@localhost
 tenant=local
 
-# Nothing renews an access token yet. One of 90 days, the longest there is, is renewed here when a third of it is over.
-token_days=90 renewed_after_days=30
-issue() { run_server token issue --user "$email" --tenant "$tenant" --ttl "$((token_days * 24))h" 2>"$scratch/said"; }
+# A token of a minute, which nobody is handed, tells whether there is such a user.
+is_user() { run_server token issue --user "$email" --tenant "$tenant" --ttl 1m >/dev/null 2>&1; }
 
-if issue >"$scratch/token"; then
+if is_user; then
     say "already there: the tenant $tenant with the user $email"
 else
     run_server tenant create "$tenant" >/dev/null 2>"$scratch/said" || grep -q 'exists already' "$scratch/said" ||
         { cat "$scratch/said" >&2; fail "the tenant could not be made"; }
     run_server user create "$email" --tenant "$tenant" --role owner >/dev/null 2>"$scratch/said" ||
         { cat "$scratch/said" >&2; fail "the user could not be made"; }
-    issue >"$scratch/token" || { cat "$scratch/said" >&2; fail "no token could be made"; }
     say "made: the tenant $tenant with the user $email"
 fi
 
-log_in() { run_sync login --server "$url" --token-stdin --yes "$@" <"$scratch/token" >"$scratch/said" 2>&1; }
-if [ -f "$account" ] && [ -z "$(find "$account" -mtime "+$renewed_after_days")" ] && answers '"check":"token","level":"ok"'; then
+# This workstation asks for a login and whoever has the server approves it, which is the same person here. Such a login
+# renews itself.
+code_of_login() { sed -n 's/.*"user_code":"\([A-Z-]*\)".*/\1/p' "$scratch/code"; }
+asks_or_ended() { [ -n "$(code_of_login)" ] || ! lives "$login"; }
+log_in() {
+    run_sync login --server "$url" --yes --json "$@" >"$scratch/code" 2>"$scratch/said" </dev/null &
+    login=$!
+    wait_for "the code" 300 asks_or_ended || true
+    code=$(code_of_login)
+    if [ -n "$code" ] && ! run_server device approve "$code" --user "$email" --tenant "$tenant" >>"$scratch/said" 2>&1; then
+        kill "$login" 2>/dev/null || true
+    fi
+    wait "$login"
+}
+renews_itself() { grep -q '"sign_in_device": *"' "$account" 2>/dev/null; }
+if renews_itself && answers '"check":"token","level":"ok"'; then
     say "already logged in as $email"
 elif log_in; then
-    say "logged in as $email; the token is in the keyring, for $token_days days"
+    say "logged in as $email; the tokens are in the keyring"
 elif grep -q "no keyring can be used here" "$scratch/said" && log_in --insecure-storage; then
-    say "logged in as $email; there is no keyring, so the token is in $(path_of credentials), which only you can read, for $token_days days"
+    say "logged in as $email; there is no keyring, so the tokens are in $(path_of credentials), which only you can read"
 else
     cat "$scratch/said" >&2
     fail "the login failed"
 fi
-rm -f "$scratch/token"
 
 run_sync config set ingest.claude_projects true | sed 's/^/settings: /'
 
